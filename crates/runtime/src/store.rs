@@ -1,0 +1,333 @@
+//! What must a store promise, so that an accepted input is accounted for?
+//!
+//! A store keeps journals, one per session, and beside them rows that are derived from the journals in the same
+//! transaction: one per input, one per receipt, one per session. Nothing but records is truth;
+//! [`store_suite`](crate::testing::store_suite) is what every implementation passes.
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use windlass_core::{
+    Entry, Fence, Gate, IdempotencyKey, InputId, InputKind, InputState, RunBoundaryReceipt, RunId, Seq, SessionId,
+    Snapshot, Timestamp,
+};
+
+/// Where journals are kept. One store serves many sessions and any number of callers at once.
+///
+/// Implementations group what arrives together into one transaction (group commit, as Gray and Reuter describe it):
+/// callers simply await [`Store::append`], each on its own.
+///
+/// Every method is cancel-safe in this sense: a call whose future is dropped has either wholly happened or not at all.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// Becomes the owner of a session, which is created if it does not exist: raises its fence durably, and returns
+    /// the latest snapshot that can be read and every entry after it.
+    ///
+    /// From then on an append with an older fence is refused. The tail is read after the fence is raised, so an
+    /// append of the former owner is either in the tail or will be refused; there is no third case.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] if the journal has a gap or fails its checksum (only this session is affected), or any
+    /// other [`StoreError`].
+    async fn open(&self, session: SessionId) -> Result<Opened, StoreError>;
+
+    /// Appends entries to one session, with the rows derived from them, in one transaction.
+    ///
+    /// # To ensure correctness
+    /// When this returns `Ok` the entries survive a crash of the process and a loss of power. The fence and the first
+    /// position are checked inside the committing transaction. `Ok` for one session never depends on another.
+    ///
+    /// # Errors
+    /// [`StoreError::Fenced`], [`StoreError::Conflict`], [`StoreError::Full`], [`StoreError::ReadOnly`] and
+    /// [`StoreError::Unavailable`]: nothing was written. [`StoreError::Unknown`]: it may have been; reopen to find out.
+    async fn append(&self, append: Append) -> Result<(), StoreError>;
+
+    /// Entries after a position, in order, at most `limit`. Reads committed entries only, raises no fence.
+    ///
+    /// # Errors
+    /// [`StoreError::Pruned`] if entries after `after` are no longer kept; otherwise as for any read.
+    async fn read(&self, session: SessionId, after: Seq, limit: u32) -> Result<Vec<Arc<Entry>>, StoreError>;
+
+    /// Keeps a snapshot of the state after entry `at`, and forgets entries at or before `keep_after`.
+    ///
+    /// Losing a snapshot costs only time, as long as the entries before it are kept. Receipts of forgotten entries are
+    /// kept by stores on disk. Returns the bytes that the snapshot takes; zero if it shares the caller's memory.
+    ///
+    /// # Errors
+    /// Any [`StoreError`]; the entries are then kept.
+    async fn put_snapshot(&self, put: PutSnapshot) -> Result<u64, StoreError>;
+
+    /// The row of one input, for look-ups after the session has forgotten it and for waits that re-attach.
+    ///
+    /// # Errors
+    /// As for any read.
+    async fn input(&self, session: SessionId, by: &InputRef) -> Result<Option<InputRow>, StoreError>;
+
+    /// Rows of inputs, by session and id, filtered: what is open, what is dead.
+    ///
+    /// # Errors
+    /// As for any read.
+    async fn inputs(&self, query: InputQuery) -> Result<Vec<InputRow>, StoreError>;
+
+    /// One receipt, exactly. Works on sessions that are not open.
+    ///
+    /// # Errors
+    /// As for any read.
+    async fn receipt(&self, session: SessionId, run: RunId, sequence: u64) -> Result<Option<Arc<RunBoundaryReceipt>>, StoreError>;
+
+    /// The row of one session; none if it does not exist.
+    ///
+    /// # Errors
+    /// As for any read.
+    async fn session(&self, session: SessionId) -> Result<Option<SessionRow>, StoreError>;
+
+    /// Rows of sessions, by id, filtered: for people, and to resume work at start.
+    ///
+    /// # Errors
+    /// As for any read.
+    async fn list(&self, query: ListQuery) -> Result<Vec<SessionRow>, StoreError>;
+
+    /// Forgets a session wholly. Idempotent.
+    ///
+    /// # Errors
+    /// [`StoreError::Fenced`] if somebody else owns it by now, otherwise as for [`Store::append`].
+    async fn delete(&self, session: SessionId, fence: Fence) -> Result<(), StoreError>;
+}
+
+/// What an owner gets to begin with.
+#[derive(Debug)]
+pub struct Opened {
+    /// Its fence, higher than all before.
+    pub fence: Fence,
+    /// The latest readable snapshot and the position it was taken at.
+    pub snapshot: Option<(Seq, Arc<Snapshot>)>,
+    /// What the store charged for that snapshot, in bytes.
+    pub snapshot_bytes: u64,
+    /// Every entry after the snapshot, in order.
+    pub tail: Vec<Arc<Entry>>,
+}
+
+/// Entries for one session, and the rows derived from them.
+#[derive(Clone, Debug)]
+pub struct Append {
+    /// The session.
+    pub session: SessionId,
+    /// The owner's fence: refused if another owner has opened since.
+    pub fence: Fence,
+    /// The entries, dense and in order; the first must be the next position. Shared, so that nothing is copied.
+    pub entries: Vec<Arc<Entry>>,
+    /// What changes in the rows of inputs, in order.
+    pub index: Vec<IndexChange>,
+    /// The session's row after these entries.
+    pub status: SessionStatus,
+}
+
+/// One change of an input's row. There are two in its life.
+#[derive(Clone, Debug, PartialEq)]
+pub enum IndexChange {
+    /// It was admitted.
+    Accepted {
+        /// Its id.
+        input: InputId,
+        /// Its key, if it has one.
+        key: Option<IdempotencyKey>,
+        /// Its kind.
+        kind: InputKind,
+        /// The entry that admitted it.
+        seq: Seq,
+    },
+    /// It ended.
+    Settled {
+        /// Its id.
+        input: InputId,
+        /// How it ended.
+        state: InputState,
+        /// Whether it is a dead letter.
+        dead: bool,
+        /// The entry that ended it, where the whole outcome stands.
+        seq: Seq,
+    },
+}
+
+/// What can be told of a session without opening it; derived from its records.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionStatus {
+    /// Its gate.
+    pub gate: Gate,
+    /// Whether waiting inputs are kept but not run.
+    pub held: bool,
+    /// Inputs that are not over.
+    pub open_inputs: u32,
+    /// Whether a run is on or suspended.
+    pub running: bool,
+    /// Whether there is something to do now, were an executor there.
+    pub pending: bool,
+    /// When there is something to do next, were an executor there.
+    pub due_at: Option<Timestamp>,
+    /// The agent that runs it.
+    pub agent: Option<Arc<str>>,
+}
+
+/// A session's row.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionRow {
+    /// The session.
+    pub session: SessionId,
+    /// The fence of its last owner.
+    pub fence: Fence,
+    /// Its last position.
+    pub head: Seq,
+    /// When its last entry was decided.
+    pub updated_at: Timestamp,
+    /// What can be told of it.
+    pub status: SessionStatus,
+}
+
+/// An input's row.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct InputRow {
+    /// The session.
+    pub session: SessionId,
+    /// The input.
+    pub input: InputId,
+    /// `None` while it is open; its terminal state afterwards.
+    pub settled: Option<InputState>,
+    /// Whether it is a dead letter.
+    pub dead: bool,
+    /// The entry that admitted it.
+    pub accepted_seq: Seq,
+    /// The entry that ended it.
+    pub settled_seq: Option<Seq>,
+}
+
+/// How an input is named in a look-up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum InputRef {
+    /// By its id.
+    Id(InputId),
+    /// By its idempotency key; if several inputs had the key in their time, the latest.
+    Key(IdempotencyKey),
+}
+
+/// Which inputs to list, in the order of (session, id).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct InputQuery {
+    /// Only of this session.
+    pub session: Option<SessionId>,
+    /// Only those that are open (`Some(false)`: only those that are over).
+    pub open: Option<bool>,
+    /// Only dead letters.
+    pub dead: bool,
+    /// Only after this one.
+    pub after: Option<(SessionId, InputId)>,
+    /// At most so many.
+    pub limit: u32,
+}
+
+/// Which sessions to list, in the order of their ids.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ListQuery {
+    /// Only those with something to do, now or later. Answered from an index: costs what it returns.
+    pub pending: bool,
+    /// Only after this one.
+    pub after: Option<SessionId>,
+    /// At most so many.
+    pub limit: u32,
+}
+
+/// A snapshot to keep.
+#[derive(Clone, Debug)]
+pub struct PutSnapshot {
+    /// The session.
+    pub session: SessionId,
+    /// The owner's fence: a snapshot of a former owner is dropped, and so is its pruning.
+    pub fence: Fence,
+    /// The position it was taken at. Never beyond the last committed entry.
+    pub at: Seq,
+    /// The state.
+    pub snapshot: Arc<Snapshot>,
+    /// Entries at or before this position may be forgotten. Never beyond `at`; [`Seq::ZERO`] keeps all.
+    pub keep_after: Seq,
+}
+
+/// Why a store did not do what it was asked. Each variant tells the caller what to do.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// Somebody else owns the session: stop. Nothing was written.
+    #[error("stale_epoch: session {session} is owned by a later opening; this owner must stop")]
+    Fenced {
+        /// The session.
+        session: SessionId,
+    },
+    /// The first position is not the next one: reopen. Nothing was written.
+    #[error("conflict: session {session} continues at {next}; reopen it")]
+    Conflict {
+        /// The session.
+        session: SessionId,
+        /// The next position.
+        next: Seq,
+    },
+    /// It may or may not have been written: reopen to find out.
+    #[error("commit_outcome_unknown: {0}; retry with the same idempotency key to find out")]
+    Unknown(Arc<str>),
+    /// No room. Nothing was written; try again when there is.
+    #[error("storage_full: {0}; free some space, writing resumes by itself")]
+    Full(Arc<str>),
+    /// Not writable. Nothing was written; try again when it is.
+    #[error("store_read_only: {0}; make it writable, writing resumes by itself")]
+    ReadOnly(Arc<str>),
+    /// What is stored is not what was written. The session is left alone.
+    #[error("store_corrupt: session {session:?}, position {at:?}: {detail}; run `windlass verify` and restore a backup")]
+    Corrupt {
+        /// The session, if one.
+        session: Option<SessionId>,
+        /// The position, if one.
+        at: Option<Seq>,
+        /// What is wrong.
+        detail: Arc<str>,
+    },
+    /// Written by a newer Windlass. Not a byte was changed.
+    #[error("store_newer: schema {found} was written by a newer windlass, this one knows {known}; upgrade, or restore the backup made before the upgrade")]
+    Newer {
+        /// The schema found.
+        found: u32,
+        /// The newest schema known.
+        known: u32,
+    },
+    /// Another process writes here.
+    #[error("store_locked: {path} is being written by process {pid}; stop it first, or use a reading verb")]
+    Locked {
+        /// The file.
+        path: Arc<str>,
+        /// The process.
+        pid: Arc<str>,
+    },
+    /// The entries asked for are no longer kept.
+    #[error("cursor_expired: entries up to {oldest} are no longer kept; start from the session's snapshot")]
+    Pruned {
+        /// The last position that is no longer kept.
+        oldest: Seq,
+    },
+    /// Out of reach for now. Nothing was written; try again.
+    #[error("store_unavailable: {0}; try again")]
+    Unavailable(Arc<str>),
+}
+
+impl StoreError {
+    /// Its stable code.
+    pub const fn code(&self) -> &'static str {
+        match self {
+            StoreError::Fenced { .. } => "stale_epoch",
+            StoreError::Conflict { .. } => "conflict",
+            StoreError::Unknown(_) => "commit_outcome_unknown",
+            StoreError::Full(_) => "storage_full",
+            StoreError::ReadOnly(_) => "store_read_only",
+            StoreError::Corrupt { .. } => "store_corrupt",
+            StoreError::Newer { .. } => "store_newer",
+            StoreError::Locked { .. } => "store_locked",
+            StoreError::Pruned { .. } => "cursor_expired",
+            StoreError::Unavailable(_) => "store_unavailable",
+        }
+    }
+}
