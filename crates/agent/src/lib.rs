@@ -1,1 +1,8 @@
-//! Placeholder while the workspace is laid out.
+//! Which executors come with Windlass?
+
+#![forbid(unsafe_code)]
+
+pub mod eliza;
+mod program;
+
+pub use program::Program;
