@@ -36,8 +36,11 @@ pub enum Event {
         /// Which.
         input: InputId,
     },
-    /// An executor is there. Makes what waits due.
-    Attach,
+    /// An executor is there.
+    Attach {
+        /// Whether somebody attached it by hand, which makes what waits due. Reopening alone does not.
+        wakes: bool,
+    },
     /// The executor is gone.
     Detach,
     /// The running executor would take steering now. Answer: [`Reply::Checkpoint`].
@@ -182,6 +185,8 @@ pub enum RunReport {
         /// How long to wait at least before it, where the executor knows.
         retry_after: Option<Duration>,
     },
+    /// The caller that ran it itself is gone.
+    CallerGone,
 }
 
 /// What a step decided: first make the entries durable, then do the rest.
@@ -318,7 +323,9 @@ pub enum RejectReason {
         state: RuntimeState,
     },
     /// The key is taken by an input that says something else.
-    #[error("header.idempotency_key: already used by input {existing_id} with another payload; use a new key for a new input")]
+    #[error(
+        "header.idempotency_key: already used by input {existing_id} with another payload; use a new key for a new input"
+    )]
     IdempotencyConflict {
         /// The input that has the key.
         existing_id: InputId,
@@ -491,12 +498,24 @@ pub struct ControlReport {
     pub inputs_transferred: u32,
 }
 
-/// Why a control verb was refused: the state forbids it.
+/// Why a control verb was refused. Nothing was changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-#[error("the session is {state:?}, which does not allow this")]
-pub struct ControlRefused {
-    /// What the session is doing.
-    pub state: RuntimeState,
+#[serde(rename_all = "snake_case")]
+pub enum ControlRefused {
+    /// The state forbids it.
+    #[error("the session is {state:?}, which does not allow this")]
+    State {
+        /// What the session is doing.
+        state: RuntimeState,
+    },
+    /// A session has room for a limited number of silent intents.
+    #[error("intents: {given} given, at most {limit} are kept")]
+    TooManyIntents {
+        /// How many were given.
+        given: u32,
+        /// The most allowed.
+        limit: u32,
+    },
 }
 
 /// Why [`Session::next_due`](crate::Session::next_due) wants to be called.

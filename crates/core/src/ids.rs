@@ -81,7 +81,6 @@ pub(crate) enum Purpose {
     Run = 1,
     Epoch = 2,
     RetryJitter = 3,
-    Redrive = 4,
 }
 
 /// 16 bytes that depend only on (session, purpose, counter): the core's stand-in for randomness.
@@ -94,11 +93,23 @@ pub(crate) fn derived_bytes(session: SessionId, purpose: Purpose, counter: u64) 
     hash.as_bytes()[..16].try_into().expect("a BLAKE3 hash has 32 bytes")
 }
 
-/// A UUIDv7 (RFC 9562) whose time is `now` and whose random part is a hash, so that replay makes the same id.
+/// A version 7 UUID (RFC 9562) whose time is `now` and whose random part is a hash, so that replay makes the same id.
 pub(crate) fn derived_uuid(now: Timestamp, session: SessionId, purpose: Purpose, counter: u64) -> Uuid {
     let bytes = derived_bytes(session, purpose, counter);
     let random: [u8; 10] = bytes[..10].try_into().expect("ten of sixteen bytes");
     uuid::Builder::from_unix_timestamp_millis(now.as_millis(), &random).into_uuid()
+}
+
+impl InputId {
+    /// The id under which a dead letter is tried anew: always the same one, so that redriving twice admits once.
+    pub fn redrive_of(session: SessionId, dead: InputId) -> InputId {
+        let mut message = [0u8; 32];
+        message[..16].copy_from_slice(session.as_uuid().as_bytes());
+        message[16..].copy_from_slice(dead.as_uuid().as_bytes());
+        let hash = blake3::hash(&message);
+        let bytes: [u8; 16] = hash.as_bytes()[..16].try_into().expect("a BLAKE3 hash has 32 bytes");
+        InputId(uuid::Builder::from_custom_bytes(bytes).into_uuid())
+    }
 }
 
 macro_rules! text_id {

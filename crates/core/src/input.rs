@@ -51,7 +51,7 @@ pub struct InputHeader {
 }
 
 /// Where an input comes from.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum InputOrigin {
     /// The person or service that the session works for.
@@ -480,7 +480,12 @@ impl InputKind {
 impl Input {
     /// A durable prompt of the operator.
     pub fn prompt(id: InputId, timestamp: Timestamp, text: impl Into<String>) -> Input {
-        Input::durable(id, timestamp, InputOrigin::Operator, InputBody::Prompt(Prompt { text: text.into(), ..Prompt::default() }))
+        Input::durable(
+            id,
+            timestamp,
+            InputOrigin::Operator,
+            InputBody::Prompt(Prompt { text: text.into(), ..Prompt::default() }),
+        )
     }
 
     /// A durable prompt of the operator from content blocks.
@@ -492,7 +497,12 @@ impl Input {
         let text = texts.join("\n");
         let only_text = texts.len() == blocks.len();
         let blocks = if only_text { None } else { Some(blocks) };
-        Input::durable(id, timestamp, InputOrigin::Operator, InputBody::Prompt(Prompt { text, blocks, turn_metadata: None }))
+        Input::durable(
+            id,
+            timestamp,
+            InputOrigin::Operator,
+            InputBody::Prompt(Prompt { text, blocks, turn_metadata: None }),
+        )
     }
 
     /// A durable step of a flow.
@@ -504,25 +514,63 @@ impl Input {
         step_id: impl Into<String>,
         instructions: impl Into<String>,
     ) -> Input {
-        let body = FlowStep { step_id: step_id.into(), instructions: instructions.into(), blocks: None, turn_metadata: None };
-        Input::durable(id, timestamp, InputOrigin::Flow { flow_id: flow_id.into(), step_index }, InputBody::FlowStep(body))
+        let body =
+            FlowStep { step_id: step_id.into(), instructions: instructions.into(), blocks: None, turn_metadata: None };
+        Input::durable(
+            id,
+            timestamp,
+            InputOrigin::Flow { flow_id: flow_id.into(), step_index },
+            InputBody::FlowStep(body),
+        )
     }
 
     /// A durable external event.
-    pub fn external_event(id: InputId, timestamp: Timestamp, source_name: impl Into<String>, event_type: impl Into<String>, payload: Value) -> Input {
-        let body = ExternalEvent { event_type: event_type.into(), payload, blocks: None, handling_mode: HandlingMode::Queue, render_metadata: None };
-        Input::durable(id, timestamp, InputOrigin::External { source_name: source_name.into() }, InputBody::ExternalEvent(body))
+    pub fn external_event(
+        id: InputId,
+        timestamp: Timestamp,
+        source_name: impl Into<String>,
+        event_type: impl Into<String>,
+        payload: Value,
+    ) -> Input {
+        let body = ExternalEvent {
+            event_type: event_type.into(),
+            payload,
+            blocks: None,
+            handling_mode: HandlingMode::Queue,
+            render_metadata: None,
+        };
+        Input::durable(
+            id,
+            timestamp,
+            InputOrigin::External { source_name: source_name.into() },
+            InputBody::ExternalEvent(body),
+        )
     }
 
     /// A durable message of a peer; `convention` decides its kind.
-    pub fn peer(id: InputId, timestamp: Timestamp, peer_id: impl Into<String>, convention: PeerConvention, body: impl Into<String>) -> Input {
+    pub fn peer(
+        id: InputId,
+        timestamp: Timestamp,
+        peer_id: impl Into<String>,
+        convention: PeerConvention,
+        body: impl Into<String>,
+    ) -> Input {
         let body = Peer { convention: Some(convention), body: body.into(), blocks: None, handling_mode: None };
-        Input::durable(id, timestamp, InputOrigin::Peer { peer_id: peer_id.into(), runtime_id: None }, InputBody::Peer(body))
+        Input::durable(
+            id,
+            timestamp,
+            InputOrigin::Peer { peer_id: peer_id.into(), runtime_id: None },
+            InputBody::Peer(body),
+        )
     }
 
     /// The continuation that tells a quiet session of finished background work: system, derived, invisible, steer.
     pub fn detached_background_op_completed(id: InputId, timestamp: Timestamp) -> Input {
-        let body = Continuation { reason: "detached_background_op_completed".into(), handling_mode: HandlingMode::Steer, request_id: None };
+        let body = Continuation {
+            reason: "detached_background_op_completed".into(),
+            handling_mode: HandlingMode::Steer,
+            request_id: None,
+        };
         let mut input = Input::durable(id, timestamp, InputOrigin::System, InputBody::Continuation(body));
         input.header.durability = Durability::Derived;
         input.header.visibility = Visibility { transcript_eligible: false, operator_eligible: false };
@@ -660,7 +708,9 @@ impl Input {
                 InputBody::Peer(peer) => peer.body.len(),
                 InputBody::FlowStep(step) => step.instructions.len() + metadata(&step.turn_metadata),
                 InputBody::ExternalEvent(event) => {
-                    json_bytes(&event.payload) + event.event_type.len() + event.render_metadata.as_ref().map_or(0, json_bytes)
+                    json_bytes(&event.payload)
+                        + event.event_type.len()
+                        + event.render_metadata.as_ref().map_or(0, json_bytes)
                 }
                 InputBody::Continuation(continuation) => continuation.reason.len(),
                 InputBody::Operation(_) => 0,
@@ -673,7 +723,9 @@ impl Input {
         match &self.body {
             InputBody::Prompt(prompt) => metadata(&prompt.turn_metadata),
             InputBody::FlowStep(step) => metadata(&step.turn_metadata),
-            InputBody::ExternalEvent(event) => json_depth(&event.payload).max(event.render_metadata.as_ref().map_or(0, json_depth)),
+            InputBody::ExternalEvent(event) => {
+                json_depth(&event.payload).max(event.render_metadata.as_ref().map_or(0, json_depth))
+            }
             InputBody::Peer(_) | InputBody::Continuation(_) | InputBody::Operation(_) => 0,
         }
     }
@@ -713,7 +765,8 @@ impl ContentBlock {
     fn is_inline_media(&self) -> bool {
         matches!(
             self,
-            ContentBlock::Image { source: MediaSource::Inline { .. }, .. } | ContentBlock::Video { source: MediaSource::Inline { .. }, .. }
+            ContentBlock::Image { source: MediaSource::Inline { .. }, .. }
+                | ContentBlock::Video { source: MediaSource::Inline { .. }, .. }
         )
     }
 

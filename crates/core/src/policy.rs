@@ -263,7 +263,9 @@ pub enum InvalidPolicy {
         deliver: Deliver,
     },
     /// A merge of something that never waits.
-    #[error("row[{row}].decision.merge: {deliver:?} never waits, so there is nothing to merge with; set merge = \"keep\"")]
+    #[error(
+        "row[{row}].decision.merge: {deliver:?} never waits, so there is nothing to merge with; set merge = \"keep\""
+    )]
     Merge {
         /// The row.
         row: usize,
@@ -313,7 +315,8 @@ impl PolicyTable {
     pub fn reference() -> PolicyTable {
         use InputKind as K;
         let row = |kind, mode, decision| Row { kind: Some(kind), mode, source: None, busy: None, decision };
-        let quiet = |decision: Decision| Decision { record_transcript: false, emit_operator_content: false, ..decision };
+        let quiet =
+            |decision: Decision| Decision { record_transcript: false, emit_operator_content: false, ..decision };
         let patient = |decision: Decision| Decision { overtake: Overtake::Always, ..decision };
         let steer = Some(HandlingMode::Steer);
         let queue = Some(HandlingMode::Queue);

@@ -4,8 +4,8 @@
 //! is the fold of its records and nothing else.
 
 use crate::{
-    AbandonReason, BlobId, ContentBlock, Decision, Gate, Input, InputId, MediaSource, Outcome, PendingTool,
-    RunId, RunResult, RuntimeEpochId, Seq, Timestamp,
+    AbandonReason, BlobId, ContentBlock, Decision, Gate, Input, InputId, MediaSource, Outcome, PendingTool, RunId,
+    RunResult, RuntimeEpochId, Seq, Timestamp,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -160,6 +160,9 @@ pub struct Accepted {
     pub input: Input,
     /// What the policy said.
     pub decision: Decision,
+    /// The row of the policy that said it; none: no row matched.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy_row: Option<u32>,
     /// The hash of what the input says, by which a retry is told from a conflict.
     pub fingerprint: Fingerprint,
     /// Whether it may start a run by itself.

@@ -169,7 +169,9 @@ impl Outcome {
         matches!(
             self,
             Outcome::Failed { .. }
-                | Outcome::Abandoned { reason: AbandonReason::MaxAttemptsExhausted { .. } | AbandonReason::Failed { .. } }
+                | Outcome::Abandoned {
+                    reason: AbandonReason::MaxAttemptsExhausted { .. } | AbandonReason::Failed { .. }
+                }
         )
     }
 }

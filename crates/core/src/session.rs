@@ -1,0 +1,540 @@
+//! The state machine of one session: what it holds, and the one function that moves it.
+//!
+//! Rules live next door: `admission.rs` (may it come in?), `run.rs` (what runs, and how does it end?), `control.rs`
+//! (the verbs), `fold.rs` (what does a record change?), `check.rs` (what must always hold?).
+
+use crate::{
+    AbandonReason, Accepted, AttemptId, ChainHash, CorruptJournal, Deliver, Due, DueReason, Durability, Effect, Entry,
+    Event, Gate, IdempotencyKey, InputId, InputKind, InputState, Lane, Limits, Outcome, PolicyTable, Purpose, Record,
+    Reply, Run, RunId, RuntimeEpochId, RuntimeState, Seq, SessionId, Step, SupersessionKey, Ticket, Timestamp, Waker,
+    ids::derived_uuid,
+    lanes::{Lanes, Slot},
+    window::{KeyHash, Window},
+};
+use serde::{Deserialize, Serialize};
+use std::{collections::BTreeMap, sync::Arc};
+
+/// One agent's durable conversation and queue, as a state machine that never waits.
+///
+/// State is the fold of records. [`Session::step`] decides and folds what it decided; [`Session::recover`] folds what
+/// was decided before. There is no other way to change a session, but for two facts that die with the process and are
+/// therefore not recorded: whether an executor is attached, and whether a cancelled one has not returned yet.
+///
+/// ```
+/// use std::sync::Arc;
+/// use windlass_core::*;
+/// # use uuid::Uuid;
+/// let id = SessionId::from_uuid(Uuid::from_u128(1));
+/// let mut session = Session::new(id, Limits::default(), Arc::new(PolicyTable::reference()));
+/// let now = Timestamp::from_micros(1);
+/// let opened = Event::Opened { incarnation: Incarnation::from_uuid(Uuid::from_u128(2)), agent: None };
+/// let step = session.step(now, opened);
+/// assert_eq!(step.entries[0].record.name(), "session_created");
+///
+/// let hello = Input::prompt(InputId::from_uuid(Uuid::from_u128(3)), now, "hello");
+/// let step = session.step(now, Event::Accept { ticket: Ticket(1), input: Box::new(hello), options: AcceptOptions::default() });
+/// assert_eq!(step.entries[0].record.name(), "input_accepted");
+/// assert!(matches!(&step.effects[..], [Effect::Reply { reply: Reply::Accept(AcceptOutcome::Accepted { .. }), .. }]));
+/// ```
+#[derive(Clone, Debug)]
+pub struct Session {
+    pub(crate) id: SessionId,
+    pub(crate) limits: Limits,
+    pub(crate) policy: Arc<PolicyTable>,
+
+    // The fold. `snapshot()` names all of it.
+    pub(crate) head: Seq,
+    pub(crate) last_at: Timestamp,
+    pub(crate) gate: Gate,
+    pub(crate) held: bool,
+    pub(crate) epoch: Option<RuntimeEpochId>,
+    pub(crate) agent: Option<Arc<str>>,
+    pub(crate) silent_intents: Vec<String>,
+    pub(crate) open: BTreeMap<InputId, Open>,
+    pub(crate) run: Option<Box<Run>>,
+    /// Appended context that no boundary has confirmed yet, oldest first.
+    pub(crate) context: Vec<Arc<Accepted>>,
+    pub(crate) settled: Window,
+    pub(crate) chain: ChainHash,
+    pub(crate) orders: Orders,
+    /// Counts the ids that the session made itself.
+    pub(crate) made: u64,
+    pub(crate) last_run: Option<RunId>,
+
+    // Indexes over `open`.
+    pub(crate) lanes: Lanes,
+    pub(crate) keys: BTreeMap<KeyHash, InputId>,
+    pub(crate) scopes: BTreeMap<Scope, InputId>,
+    /// How many inputs wait to be appended as context.
+    pub(crate) context_waits: u32,
+
+    // Of this process only.
+    pub(crate) attached: bool,
+    pub(crate) leaving: Option<AttemptId>,
+}
+
+/// An input that is not over.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Open {
+    pub(crate) accepted: Arc<Accepted>,
+    pub(crate) place: Place,
+    pub(crate) order: i64,
+    pub(crate) at: Timestamp,
+    /// When the first of the inputs that it stands for was admitted.
+    pub(crate) first_at: Timestamp,
+    pub(crate) wake: bool,
+    /// It failed in company, so it runs alone.
+    pub(crate) alone: bool,
+    /// The number of its last start.
+    pub(crate) starts: u32,
+    /// Starts since the last boundary.
+    pub(crate) tries: u32,
+    pub(crate) not_before: Option<Timestamp>,
+    /// The run that it is tried again under.
+    pub(crate) run: Option<RunId>,
+}
+
+/// The one place an open input is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Place {
+    /// In its lane, or aside.
+    Waiting(Lane),
+    /// Waiting to be appended as context.
+    Context,
+    /// In the current run.
+    Run,
+}
+
+/// The inputs that newer ones may replace or join.
+pub(crate) type Scope = (InputKind, SupersessionKey);
+
+/// The ends of the admission order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Orders {
+    pub(crate) front: i64,
+    pub(crate) back: i64,
+}
+
+/// A session's whole state after some entry: what [`Session::recover`] may begin with instead of the journal.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Snapshot {
+    version: u32,
+    head: Seq,
+    last_at: Timestamp,
+    gate: Gate,
+    held: bool,
+    epoch: Option<RuntimeEpochId>,
+    agent: Option<Arc<str>>,
+    silent_intents: Vec<String>,
+    open: Vec<Open>,
+    run: Option<Box<Run>>,
+    context: Vec<Arc<Accepted>>,
+    settled: Window,
+    chain: ChainHash,
+    orders: Orders,
+    made: u64,
+    last_run: Option<RunId>,
+}
+
+impl Snapshot {
+    /// The entry after which this was the state.
+    pub fn head(&self) -> Seq {
+        self.head
+    }
+}
+
+const SNAPSHOT_VERSION: u32 = 1;
+
+impl Session {
+    /// A session without a journal.
+    pub fn new(id: SessionId, limits: Limits, policy: Arc<PolicyTable>) -> Session {
+        Session {
+            id,
+            limits,
+            policy,
+            head: Seq::ZERO,
+            last_at: Timestamp::ZERO,
+            gate: Gate::Open,
+            held: false,
+            epoch: None,
+            agent: None,
+            silent_intents: Vec::new(),
+            open: BTreeMap::new(),
+            run: None,
+            context: Vec::new(),
+            settled: Window::default(),
+            chain: ChainHash::default(),
+            orders: Orders::default(),
+            made: 0,
+            last_run: None,
+            lanes: Lanes::default(),
+            keys: BTreeMap::new(),
+            scopes: BTreeMap::new(),
+            context_waits: 0,
+            attached: false,
+            leaving: None,
+        }
+    }
+
+    /// The session whose journal this is: the snapshot, then the entries after it.
+    ///
+    /// # Errors
+    /// [`CorruptJournal`] if an entry is missing, or says what cannot have happened.
+    pub fn recover<E: AsRef<Entry>>(
+        id: SessionId,
+        limits: Limits,
+        policy: Arc<PolicyTable>,
+        snapshot: Option<&Snapshot>,
+        tail: impl IntoIterator<Item = E>,
+    ) -> Result<Session, CorruptJournal> {
+        let mut session = Session::new(id, limits, policy);
+        if let Some(snapshot) = snapshot {
+            session.restore(snapshot)?;
+        }
+        let mut settled = Vec::new();
+        for entry in tail {
+            session.replay(entry.as_ref(), &mut settled)?;
+            settled.clear();
+        }
+        Ok(session)
+    }
+
+    /// Folds one more entry of the journal, and tells which inputs ended with it. For those who recompute what was
+    /// derived from a journal; owners use [`Session::step`].
+    ///
+    /// # Errors
+    /// [`CorruptJournal`] if the entry is not the next one, or says what cannot have happened.
+    pub fn replay(&mut self, entry: &Entry, settled: &mut Vec<crate::Settlement>) -> Result<(), CorruptJournal> {
+        if entry.seq != self.head.next() {
+            let detail = format!("expected position {}, found {}", self.head.next(), entry.seq);
+            return Err(CorruptJournal { at: entry.seq, detail });
+        }
+        self.apply(entry, settled).map_err(|detail| CorruptJournal { at: entry.seq, detail: detail.to_owned() })
+    }
+
+    /// One move: what has happened goes in, what is to be made durable and done comes out. Infallible: what cannot be
+    /// done is answered by an effect or ignored as late news.
+    pub fn step(&mut self, now: Timestamp, event: Event) -> Step {
+        let mut step = Step::default();
+        self.step_into(now, event, &mut step);
+        step
+    }
+
+    /// As [`Session::step`], added to the moves before it, so that one append makes them all durable.
+    pub fn step_into(&mut self, now: Timestamp, event: Event, step: &mut Step) {
+        // Time never goes back within a session, whatever the wall clock does.
+        let now = now.max(self.last_at);
+        match event {
+            Event::Opened { incarnation: _, agent } => self.on_opened(now, agent, step),
+            Event::Accept { ticket, input, options } => self.on_accept(now, ticket, *input, options, step),
+            Event::Withdraw { ticket, input } => self.on_withdraw(now, ticket, input, step),
+            Event::Attach { wakes } => self.on_attach(now, wakes, step),
+            Event::Detach => self.attached = false,
+            Event::Checkpoint { ticket, attempt } => self.on_checkpoint(now, ticket, attempt, step),
+            Event::Boundary { ticket, attempt, output } => self.on_boundary(now, ticket, attempt, output, step),
+            Event::RunEnded { attempt, report } => self.on_run_ended(now, attempt, report, step),
+            Event::Cancel { ticket, run, reason, disposition } => {
+                self.on_cancel(now, ticket, run, &reason, disposition, step);
+            }
+            Event::Release { reason } => self.release_run(now, &reason, step),
+            Event::Control { ticket, verb } => {
+                let report = self.on_control(now, verb, step);
+                step.reply(ticket, Reply::Control(report));
+            }
+            Event::Due => {}
+        }
+        self.expire_aside(now, step);
+        self.append_context(now, step);
+        // The one place where a run starts.
+        self.start_run_if_ready(now, step);
+        #[cfg(debug_assertions)]
+        self.check();
+    }
+
+    /// The earliest moment at which [`Event::Due`] would do something, and what. Derived, never stored; always later
+    /// than the last step, so it can not spin.
+    pub fn next_due(&self) -> Option<Due> {
+        let runs = self.attached && !self.held && matches!(self.gate, Gate::Open | Gate::Retired);
+        let suspended = self.run.as_ref().and_then(|run| run.suspended_until()).filter(|at| *at > self.last_at);
+        let retry = suspended.map(|at| Due { at, reason: DueReason::Retry }).filter(|_| runs);
+        let ripe = self
+            .lanes
+            .next_ripe()
+            .map(|(at, failed)| Due { at, reason: if failed { DueReason::Retry } else { DueReason::Debounce } });
+        let ripe = ripe.filter(|_| runs && self.run.is_none());
+        let expires = self.lanes.next_expiry().map(|at| Due { at, reason: DueReason::AsideExpires });
+        retry.into_iter().chain(ripe).chain(expires).min_by_key(|due| due.at)
+    }
+
+    /// The whole state, to recover from later.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            version: SNAPSHOT_VERSION,
+            head: self.head,
+            last_at: self.last_at,
+            gate: self.gate,
+            held: self.held,
+            epoch: self.epoch,
+            agent: self.agent.clone(),
+            silent_intents: self.silent_intents.clone(),
+            open: self.open.values().cloned().collect(),
+            run: self.run.clone(),
+            context: self.context.clone(),
+            settled: self.settled.clone(),
+            chain: self.chain,
+            orders: self.orders,
+            made: self.made,
+            last_run: self.last_run,
+        }
+    }
+
+    fn restore(&mut self, snapshot: &Snapshot) -> Result<(), CorruptJournal> {
+        if snapshot.version != SNAPSHOT_VERSION {
+            let detail = format!("snapshot version {} is not known", snapshot.version);
+            return Err(CorruptJournal { at: snapshot.head, detail });
+        }
+        let Snapshot { version: _, head, last_at, gate, held, epoch, agent, silent_intents, .. } = snapshot;
+        (self.head, self.last_at, self.gate, self.held, self.epoch) = (*head, *last_at, *gate, *held, *epoch);
+        self.agent = agent.clone();
+        self.silent_intents = silent_intents.clone();
+        self.run = snapshot.run.clone();
+        self.context = snapshot.context.clone();
+        self.settled = snapshot.settled.clone();
+        (self.chain, self.orders) = (snapshot.chain, snapshot.orders);
+        (self.made, self.last_run) = (snapshot.made, snapshot.last_run);
+        for open in &snapshot.open {
+            self.index_open(open);
+            self.open.insert(open.accepted.input.id(), open.clone());
+        }
+        Ok(())
+    }
+
+    /// Whose session this is.
+    pub fn id(&self) -> SessionId {
+        self.id
+    }
+
+    /// The last position of the journal.
+    pub fn head(&self) -> Seq {
+        self.head
+    }
+
+    /// When the last entry was decided.
+    pub fn last_at(&self) -> Timestamp {
+        self.last_at
+    }
+
+    /// Whether inputs are taken.
+    pub fn gate(&self) -> Gate {
+        self.gate
+    }
+
+    /// Whether waiting inputs are kept but not run.
+    pub fn is_held(&self) -> bool {
+        self.held
+    }
+
+    /// The agent that the session was created for.
+    pub fn agent(&self) -> Option<&Arc<str>> {
+        self.agent.as_ref()
+    }
+
+    /// The current completion order; none before the first step.
+    pub fn epoch(&self) -> Option<RuntimeEpochId> {
+        self.epoch
+    }
+
+    /// The attempt that is running, if one is.
+    pub fn current_attempt(&self) -> Option<AttemptId> {
+        self.run.as_ref().filter(|run| run.is_running()).map(|run| run.attempt())
+    }
+
+    /// The run that is on or suspended, if one is.
+    pub fn current_run(&self) -> Option<RunId> {
+        self.run.as_ref().map(|run| run.id)
+    }
+
+    /// The last link of the chain of receipts.
+    pub fn chain(&self) -> ChainHash {
+        self.chain
+    }
+
+    /// How many inputs are not over.
+    pub fn open_inputs(&self) -> u32 {
+        self.open.len() as u32
+    }
+
+    /// How many settled inputs are remembered.
+    pub fn settled_inputs(&self) -> u32 {
+        self.settled.len() as u32
+    }
+
+    /// Whether an input is open that the journal does not promise to keep.
+    pub fn has_ephemeral_inputs(&self) -> bool {
+        self.open.values().any(Open::is_ephemeral)
+    }
+
+    /// Whether there would be something to run now, were an executor attached.
+    pub fn is_pending(&self) -> bool {
+        let may_run = !self.held && matches!(self.gate, Gate::Open | Gate::Retired);
+        may_run
+            && match &self.run {
+                Some(run) => !run.pinned,
+                None => self.lanes.steer.has_waking() || self.lanes.queue.has_waking() || self.drains_aside(),
+            }
+    }
+
+    /// The earliest moment at which there will be something to run, were an executor attached.
+    pub fn pending_at(&self) -> Option<Timestamp> {
+        let suspended = self.run.as_ref().and_then(|run| run.suspended_until());
+        let ripe = self.lanes.next_ripe().map(|(at, _)| at);
+        suspended.into_iter().chain(ripe).chain(self.lanes.next_expiry()).min()
+    }
+
+    /// What the session is doing.
+    pub fn state(&self) -> RuntimeState {
+        match self.gate {
+            _ if self.head == Seq::ZERO => RuntimeState::Initializing,
+            Gate::Stopped => RuntimeState::Stopped,
+            Gate::Destroyed => RuntimeState::Destroyed,
+            Gate::Retired => RuntimeState::Retired,
+            Gate::Open if self.run.is_some() => RuntimeState::Running,
+            Gate::Open if self.attached => RuntimeState::Attached,
+            Gate::Open => RuntimeState::Idle,
+        }
+    }
+
+    /// Where an input is; none if the session never had it, or has forgotten it.
+    pub fn input_state(&self, id: InputId) -> Option<InputState> {
+        match self.open.get(&id) {
+            Some(open) => Some(self.open_state(id, open)),
+            None => self.settled.by_id(id).map(|settled| settled.state),
+        }
+    }
+
+    /// The input that holds this key, open or remembered.
+    pub fn input_by_key(&self, key: &IdempotencyKey) -> Option<InputId> {
+        let key = KeyHash::of(key);
+        self.keys.get(&key).copied().or_else(|| self.settled.by_key(key).map(|settled| settled.id))
+    }
+
+    /// The inputs that are not over, in the order of their ids.
+    pub fn active_inputs(&self) -> impl Iterator<Item = (InputId, InputState)> {
+        self.open.iter().map(|(id, open)| (*id, self.open_state(*id, open)))
+    }
+
+    /// An input that is not over, as it was admitted.
+    pub fn active_input(&self, id: InputId) -> Option<&Arc<Accepted>> {
+        self.open.get(&id).map(|open| &open.accepted)
+    }
+
+    /// The inputs of a lane, in admission order.
+    pub fn lane(&self, lane: Lane) -> Vec<InputId> {
+        let waiting = self.open.iter().filter(|(_, open)| open.place == Place::Waiting(lane));
+        let mut waiting: Vec<_> = waiting.map(|(id, open)| (open.order, *id)).collect();
+        waiting.sort_unstable();
+        waiting.into_iter().map(|(_, id)| id).collect()
+    }
+
+    fn open_state(&self, id: InputId, open: &Open) -> InputState {
+        match open.place {
+            Place::Waiting(_) => InputState::Queued,
+            Place::Context => InputState::Accepted,
+            Place::Run if self.run.as_ref().is_some_and(|run| run.covers(id)) => InputState::AppliedPendingConsumption,
+            Place::Run => InputState::Staged,
+        }
+    }
+
+    fn on_opened(&mut self, now: Timestamp, agent: Option<Arc<str>>, step: &mut Step) {
+        (self.attached, self.leaving) = (false, None);
+        if self.head == Seq::ZERO {
+            let epoch = RuntimeEpochId::from_uuid(derived_uuid(now, self.id, Purpose::Epoch, self.made));
+            self.write(now, Record::SessionCreated { epoch, agent }, step);
+            return;
+        }
+        self.mend_run(now, step);
+        let lost = self.open.iter().filter(|(_, open)| open.is_ephemeral() && open.starts == 0);
+        let lost: Vec<_> = lost.map(|(id, _)| *id).collect();
+        self.abandon(now, lost, AbandonReason::EphemeralLost, step);
+    }
+
+    fn on_attach(&mut self, now: Timestamp, wakes: bool, step: &mut Step) {
+        self.attached = true;
+        if wakes {
+            self.wake_all(now, Waker::Attach, step);
+        }
+    }
+
+    /// Makes everything that waits due, if anything waits that is not.
+    pub(crate) fn wake_all(&mut self, now: Timestamp, by: Waker, step: &mut Step) {
+        if self.open.values().any(|open| !open.wake && matches!(open.place, Place::Waiting(Lane::Steer | Lane::Queue)))
+        {
+            self.write(now, Record::Woken { by }, step);
+        }
+    }
+
+    fn expire_aside(&mut self, now: Timestamp, step: &mut Step) {
+        if self.lanes.next_expiry().is_some_and(|at| at <= now) {
+            let expired = self.lanes.expired(now);
+            self.abandon(now, expired, AbandonReason::Expired, step);
+        }
+    }
+
+    /// Ends waiting inputs without running them.
+    pub(crate) fn abandon(&mut self, now: Timestamp, inputs: Vec<InputId>, reason: AbandonReason, step: &mut Step) {
+        if !inputs.is_empty() {
+            self.write(now, Record::InputsSettled { inputs, outcome: Outcome::Abandoned { reason } }, step);
+        }
+    }
+
+    /// Records a fact: folds it, and puts it where it will be made durable. Every live change goes through here.
+    pub(crate) fn write(&mut self, now: Timestamp, record: Record, step: &mut Step) {
+        let entry = Arc::new(Entry { seq: self.head.next(), at: now, record });
+        if let Err(detail) = self.apply(&entry, &mut step.settled) {
+            panic!("session {} decided what cannot happen, {detail}: {entry:?}", self.id);
+        }
+        step.entries.push(entry);
+    }
+
+    /// The next id that the session makes itself.
+    pub(crate) fn make_run_id(&self, now: Timestamp) -> RunId {
+        RunId::from_uuid(derived_uuid(now, self.id, Purpose::Run, self.made))
+    }
+}
+
+impl Open {
+    pub(crate) fn is_ephemeral(&self) -> bool {
+        self.accepted.input.header.durability != Durability::Durable
+    }
+
+    /// The lane that it waits in when it waits.
+    pub(crate) fn home(&self) -> Option<Lane> {
+        match self.accepted.decision.deliver {
+            Deliver::NextRun => Some(Lane::Queue),
+            Deliver::Checkpoint => Some(Lane::Steer),
+            Deliver::WithNextRun => Some(Lane::Aside),
+            Deliver::Context | Deliver::Ignore => None,
+        }
+    }
+
+    pub(crate) fn slot(&self, limits: &Limits) -> Slot {
+        let decision = &self.accepted.decision;
+        let blocks = (self.tries > 0).then(|| (decision.overtake, self.accepted.input.header.source.clone()));
+        Slot {
+            id: self.accepted.input.id(),
+            order: self.order,
+            class: decision.priority,
+            wake: self.wake,
+            not_before: self.not_before,
+            blocks,
+            expires: self.at + limits.aside_ttl,
+        }
+    }
+}
+
+impl Step {
+    pub(crate) fn reply(&mut self, ticket: Ticket, reply: Reply) {
+        self.effects.push(Effect::Reply { ticket, reply });
+    }
+}
