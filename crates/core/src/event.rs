@@ -19,6 +19,9 @@ pub enum Event {
         incarnation: Incarnation,
         /// The agent that is to run it, if the session is new.
         agent: Option<Arc<str>>,
+        /// Whether the owner before lived in this very process and let go after a failure of the store. A run that
+        /// was on is then not to blame and costs no attempt.
+        same_process: bool,
     },
     /// Somebody addresses it.
     Accept {

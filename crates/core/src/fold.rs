@@ -2,7 +2,7 @@
 
 use crate::{
     AbandonReason, Accepted, Deliver, Entry, Gate, InputId, Lane, Open, Outcome, Place, Record, Replaced, Run,
-    RunApplyBoundary, RunBoundaryReceipt, RunEnd, RunEnded, RunStarted, Seq, Session, Settlement, Terminal, Timestamp,
+    RunApplyBoundary, RunBoundaryReceipt, RunEnd, RunEnded, RunStarted, Seq, Session, Settlement, Timestamp,
     run::{Member, Phase},
     window::KeyHash,
 };
@@ -264,32 +264,23 @@ impl Session {
         let run = self.run.take().filter(|run| run.id == ended.run).ok_or("a run ends that is not on")?;
         self.last_run = Some(run.id);
         let committed = run.last_committed();
+        if ended.committed != committed {
+            return Err("a run ends after another boundary than its last");
+        }
+        let outcome = |covered| ended.outcome(covered).ok_or("a run that is let go ends an input");
         match &ended.end {
-            RunEnd::Completed { terminal, .. } => {
-                let outcome = match terminal {
-                    Terminal::NoResult => Outcome::CompletedWithoutResult { run: run.id },
-                    Terminal::Result(result) => Outcome::Completed { run: run.id, result: Arc::clone(result) },
-                    Terminal::CallbackPending(tool) => Outcome::CallbackPending { run: run.id, tool: Arc::clone(tool) },
-                };
-                run.members.iter().try_for_each(|member| self.settle(member.id, outcome.clone(), ends))
+            RunEnd::Completed { .. } | RunEnd::Failed { retry_at: None, .. } => {
+                run.members.iter().try_for_each(|member| self.settle(member.id, outcome(member.covered)?, ends))
             }
-            RunEnd::Failed { error, retry_at: None, fatal, .. } => run.members.iter().try_for_each(|member| {
-                let outcome = match committed {
-                    Some(after) if member.covered => Outcome::Failed { run: run.id, after, error: Arc::clone(error) },
-                    _ => Outcome::Abandoned { reason: self.give_up(&run, member.id, error, *fatal)? },
-                };
-                self.settle(member.id, outcome, ends)
-            }),
             RunEnd::Failed { retry_at: Some(until), .. } if committed.is_some() => {
                 self.suspend(run, *until);
                 Ok(())
             }
-            RunEnd::Failed { error, retry_at: Some(at), exhausted, .. } => {
+            RunEnd::Failed { retry_at: Some(at), exhausted, .. } => {
                 let several = run.members.len() > 1;
                 run.uncovered().try_for_each(|id| {
                     if exhausted.contains(&id) {
-                        let reason = self.give_up(&run, id, error, false)?;
-                        return self.settle(id, Outcome::Abandoned { reason }, ends);
+                        return self.settle(id, outcome(false)?, ends);
                     }
                     self.give_back(id, |open| {
                         open.not_before = Some(*at);
@@ -300,14 +291,10 @@ impl Session {
             }
             RunEnd::Cancelled { inputs, .. } => run.members.iter().try_for_each(|member| {
                 let aside = self.open.get(&member.id).and_then(Open::home) == Some(Lane::Aside);
-                let outcome = match committed {
-                    Some(after) if member.covered => Outcome::Cancelled { run: run.id, after },
-                    _ if aside && *inputs == AbandonReason::Cancelled => {
-                        return self.give_back(member.id, |open| open.tries -= 1);
-                    }
-                    _ => Outcome::Abandoned { reason: inputs.clone() },
-                };
-                self.settle(member.id, outcome, ends)
+                if aside && !member.covered && *inputs == AbandonReason::Cancelled {
+                    return self.give_back(member.id, |open| open.tries -= 1);
+                }
+                self.settle(member.id, outcome(member.covered)?, ends)
             }),
             RunEnd::Released { .. } if committed.is_some() => {
                 self.suspend(Box::new(Run { tries: run.tries.saturating_sub(1), ..*run }), ends.at);
@@ -328,16 +315,6 @@ impl Session {
     fn suspend(&mut self, mut run: Box<Run>, until: Timestamp) {
         run.phase = Phase::Suspended { until };
         self.run = Some(run);
-    }
-
-    fn give_up(&self, run: &Run, id: InputId, error: &Arc<str>, fatal: bool) -> Result<AbandonReason, &'static str> {
-        let error = Arc::clone(error);
-        if fatal {
-            return Ok(AbandonReason::Failed { error });
-        }
-        let open = self.open.get(&id).ok_or("a run has an input that is not open")?;
-        let attempts = if run.next_sequence > 0 { run.tries } else { open.tries };
-        Ok(AbandonReason::MaxAttemptsExhausted { attempts, error })
     }
 
     /// Puts an input of a run that is over back to where it waited, at its old position.

@@ -4,8 +4,8 @@
 //! is the fold of its records and nothing else.
 
 use crate::{
-    AbandonReason, BlobId, ContentBlock, Decision, Gate, Input, InputId, MediaSource, Outcome, PendingTool, RunId,
-    RunResult, RuntimeEpochId, Seq, Timestamp,
+    AbandonReason, BlobId, ContentBlock, Decision, Gate, Input, InputId, InputState, MediaSource, Outcome, PendingTool,
+    RunId, RunResult, RuntimeEpochId, Seq, Timestamp,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -114,6 +114,27 @@ impl Record {
             Record::SessionReset { .. } => "session_reset",
             Record::SilentIntentsSet { .. } => "silent_intents_set",
             Record::Noted { .. } => "noted",
+        }
+    }
+
+    /// How the record ended this input, which it left in `state`: what [`Settlement`](crate::Settlement) said when it
+    /// was written. None if it did not end it.
+    pub fn outcome_of(&self, input: InputId, state: InputState) -> Option<Outcome> {
+        match self {
+            Record::InputAccepted(accepted) if accepted.input.id() == input => Some(Outcome::Recorded),
+            Record::InputAccepted(accepted) => {
+                let newer = accepted.input.id();
+                let replaced = accepted.replaces.filter(|replaced| replaced.older == input)?;
+                Some(if replaced.coalesced {
+                    Outcome::Coalesced { into: newer }
+                } else {
+                    Outcome::Superseded { by: newer }
+                })
+            }
+            Record::InputsSettled { inputs, outcome } => inputs.contains(&input).then(|| outcome.clone()),
+            Record::ContextAppended { .. } => Some(Outcome::Recorded),
+            Record::RunEnded(ended) => ended.outcome(state == InputState::Consumed),
+            _ => None,
         }
     }
 
@@ -235,8 +256,40 @@ pub struct RunEnded {
     pub run: RunId,
     /// The attempt.
     pub attempt: u32,
+    /// Starts since the last boundary.
+    pub tries: u32,
+    /// The last boundary that stands.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub committed: Option<u64>,
     /// How it ended.
     pub end: RunEnd,
+}
+
+impl RunEnded {
+    /// How this ended an input of the run, if it did not go back: one that a receipt covers, or one that none does.
+    pub(crate) fn outcome(&self, covered: bool) -> Option<Outcome> {
+        let run = self.run;
+        let abandoned = |reason| Outcome::Abandoned { reason };
+        Some(match (&self.end, self.committed) {
+            (RunEnd::Completed { terminal, .. }, _) => match terminal {
+                Terminal::NoResult => Outcome::CompletedWithoutResult { run },
+                Terminal::Result(result) => Outcome::Completed { run, result: Arc::clone(result) },
+                Terminal::CallbackPending(tool) => Outcome::CallbackPending { run, tool: Arc::clone(tool) },
+            },
+            (RunEnd::Failed { error, .. }, Some(after)) if covered => {
+                Outcome::Failed { run, after, error: Arc::clone(error) }
+            }
+            (RunEnd::Failed { error, fatal: true, .. }, _) => {
+                abandoned(AbandonReason::Failed { error: Arc::clone(error) })
+            }
+            (RunEnd::Failed { error, .. }, _) => {
+                abandoned(AbandonReason::MaxAttemptsExhausted { attempts: self.tries, error: Arc::clone(error) })
+            }
+            (RunEnd::Cancelled { .. }, Some(after)) if covered => Outcome::Cancelled { run, after },
+            (RunEnd::Cancelled { inputs, .. }, _) => abandoned(inputs.clone()),
+            (RunEnd::Released { .. }, _) => return None,
+        })
+    }
 }
 
 /// How a run, or an attempt at it, ended.

@@ -339,12 +339,15 @@ impl Session {
         }
     }
 
-    /// A run that was on when its owner died has failed; the process death was its back-off.
-    pub(crate) fn mend_run(&mut self, now: Timestamp, step: &mut Step) {
+    /// A run that was on when its owner died has failed; the process death was its back-off. If only the store
+    /// failed, it is let go and costs nothing.
+    pub(crate) fn mend_run(&mut self, now: Timestamp, same_process: bool, step: &mut Step) {
         let Some(run) = self.run.as_ref().filter(|run| run.is_running()) else { return };
         if run.pinned {
             let end = RunEnd::Cancelled { reason: "caller gone".into(), inputs: AbandonReason::CallerGone };
             self.end_run(now, end, step);
+        } else if same_process {
+            self.end_run(now, RunEnd::Released { reason: "the store failed".into() }, step);
         } else {
             self.fail_run(now, "the process that ran it is gone".into(), true, Duration::ZERO, step);
         }
@@ -378,8 +381,12 @@ impl Session {
     }
 
     fn end_run(&mut self, now: Timestamp, end: RunEnd, step: &mut Step) {
-        let attempt = self.run.as_ref().expect("only a run ends").attempt();
-        let ended = RunEnded { run: attempt.run, attempt: attempt.attempt, end };
+        let run = self.run.as_ref().expect("only a run ends");
+        let committed = match &end {
+            RunEnd::Completed { receipt, .. } => Some(receipt.sequence),
+            RunEnd::Failed { .. } | RunEnd::Cancelled { .. } | RunEnd::Released { .. } => run.last_committed(),
+        };
+        let ended = RunEnded { run: run.id, attempt: run.attempt, tries: self.tries_of(run), committed, end };
         self.write(now, Record::RunEnded(Arc::new(ended)), step);
     }
 

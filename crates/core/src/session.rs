@@ -27,7 +27,7 @@ use std::{collections::BTreeMap, sync::Arc};
 /// let id = SessionId::from_uuid(Uuid::from_u128(1));
 /// let mut session = Session::new(id, Limits::default(), Arc::new(PolicyTable::reference()));
 /// let now = Timestamp::from_micros(1);
-/// let opened = Event::Opened { incarnation: Incarnation::from_uuid(Uuid::from_u128(2)), agent: None };
+/// let opened = Event::Opened { incarnation: Incarnation::from_uuid(Uuid::from_u128(2)), agent: None, same_process: false };
 /// let step = session.step(now, opened);
 /// assert_eq!(step.entries[0].record.name(), "session_created");
 ///
@@ -226,7 +226,7 @@ impl Session {
         // Time never goes back within a session, whatever the wall clock does.
         let now = now.max(self.last_at);
         match event {
-            Event::Opened { incarnation: _, agent } => self.on_opened(now, agent, step),
+            Event::Opened { incarnation: _, agent, same_process } => self.on_opened(now, agent, same_process, step),
             Event::Accept { ticket, input, options } => self.on_accept(now, ticket, *input, options, step),
             Event::Withdraw { ticket, input } => self.on_withdraw(now, ticket, input, step),
             Event::Attach { wakes } => self.on_attach(now, wakes, step),
@@ -446,14 +446,17 @@ impl Session {
         }
     }
 
-    fn on_opened(&mut self, now: Timestamp, agent: Option<Arc<str>>, step: &mut Step) {
+    fn on_opened(&mut self, now: Timestamp, agent: Option<Arc<str>>, same_process: bool, step: &mut Step) {
         (self.attached, self.leaving) = (false, None);
         if self.head == Seq::ZERO {
             let epoch = RuntimeEpochId::from_uuid(derived_uuid(now, self.id, Purpose::Epoch, self.made));
             self.write(now, Record::SessionCreated { epoch, agent }, step);
             return;
         }
-        self.mend_run(now, step);
+        self.mend_run(now, same_process, step);
+        if same_process {
+            return;
+        }
         let lost = self.open.iter().filter(|(_, open)| open.is_ephemeral() && open.starts == 0);
         let lost: Vec<_> = lost.map(|(id, _)| *id).collect();
         self.abandon(now, lost, AbandonReason::EphemeralLost, step);
