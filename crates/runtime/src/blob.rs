@@ -36,7 +36,11 @@ pub trait BlobStore: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`BlobError::Unavailable`]; some may have been collected.
-    async fn collect(&self, keep: &std::collections::HashSet<BlobId>, grace: std::time::Duration) -> Result<u64, BlobError>;
+    async fn collect(
+        &self,
+        keep: &std::collections::HashSet<BlobId>,
+        grace: std::time::Duration,
+    ) -> Result<u64, BlobError>;
 }
 
 /// Why a blob could not be kept or had.

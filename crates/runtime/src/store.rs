@@ -8,8 +8,8 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use windlass_core::{
-    Entry, Fence, Gate, IdempotencyKey, InputId, InputKind, InputState, RunBoundaryReceipt, RunId, Seq, SessionId,
-    Snapshot, Timestamp,
+    Entry, Fence, Gate, IdempotencyKey, InputId, InputKind, InputState, RunBoundaryReceipt, RunId, Seq, Session,
+    SessionId, Snapshot, Timestamp,
 };
 
 /// Where journals are kept. One store serves many sessions and any number of callers at once.
@@ -73,7 +73,12 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// # Errors
     /// As for any read.
-    async fn receipt(&self, session: SessionId, run: RunId, sequence: u64) -> Result<Option<Arc<RunBoundaryReceipt>>, StoreError>;
+    async fn receipt(
+        &self,
+        session: SessionId,
+        run: RunId,
+        sequence: u64,
+    ) -> Result<Option<Arc<RunBoundaryReceipt>>, StoreError>;
 
     /// The row of one session; none if it does not exist.
     ///
@@ -166,6 +171,21 @@ pub struct SessionStatus {
     pub due_at: Option<Timestamp>,
     /// The agent that runs it.
     pub agent: Option<Arc<str>>,
+}
+
+impl SessionStatus {
+    /// What can be told of this session.
+    pub fn of(session: &Session) -> SessionStatus {
+        SessionStatus {
+            gate: session.gate(),
+            held: session.is_held(),
+            open_inputs: session.open_inputs(),
+            running: session.current_run().is_some(),
+            pending: session.is_pending(),
+            due_at: session.pending_at(),
+            agent: session.agent().cloned(),
+        }
+    }
 }
 
 /// A session's row.
@@ -278,7 +298,9 @@ pub enum StoreError {
     #[error("store_read_only: {0}; make it writable, writing resumes by itself")]
     ReadOnly(Arc<str>),
     /// What is stored is not what was written. The session is left alone.
-    #[error("store_corrupt: session {session:?}, position {at:?}: {detail}; run `windlass verify` and restore a backup")]
+    #[error(
+        "store_corrupt: session {session:?}, position {at:?}: {detail}; run `windlass verify` and restore a backup"
+    )]
     Corrupt {
         /// The session, if one.
         session: Option<SessionId>,
@@ -288,7 +310,9 @@ pub enum StoreError {
         detail: Arc<str>,
     },
     /// Written by a newer Windlass. Not a byte was changed.
-    #[error("store_newer: schema {found} was written by a newer windlass, this one knows {known}; upgrade, or restore the backup made before the upgrade")]
+    #[error(
+        "store_newer: schema {found} was written by a newer windlass, this one knows {known}; upgrade, or restore the backup made before the upgrade"
+    )]
     Newer {
         /// The schema found.
         found: u32,
