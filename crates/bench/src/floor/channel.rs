@@ -35,7 +35,8 @@ pub async fn round_trips(n: usize, prompt: &str) -> Vec<f64> {
     let owner = owner();
     let mut times = Vec::with_capacity(n);
     for _ in 0..n {
-        let (took, answer) = micros(async { ask(&owner, prompt.to_owned()).await.await }).await;
+        let prompt = prompt.to_owned();
+        let (took, answer) = micros(async { ask(&owner, prompt).await.await }).await;
         answer.expect("the owner answers");
         times.push(took);
     }
@@ -45,10 +46,11 @@ pub async fn round_trips(n: usize, prompt: &str) -> Vec<f64> {
 /// Messages per second when `n` are sent and then all answers awaited.
 pub async fn pipelined(n: usize, prompt: &str) -> f64 {
     let owner = owner();
+    let prompts = vec![prompt.to_owned(); n];
     per_second(n, async {
         let mut answers = Vec::with_capacity(n);
-        for _ in 0..n {
-            answers.push(ask(&owner, prompt.to_owned()).await);
+        for prompt in prompts {
+            answers.push(ask(&owner, prompt).await);
         }
         for answer in answers {
             answer.await.expect("the owner answers");
@@ -64,10 +66,11 @@ pub async fn fanned(n: usize, prompt: &str) -> f64 {
     for owner in &owners {
         ask(owner, String::new()).await.await.expect("the owner answers");
     }
+    let prompts = vec![prompt.to_owned(); n];
     per_second(n, async {
         let mut answers = Vec::with_capacity(n);
-        for owner in &owners {
-            answers.push(ask(owner, prompt.to_owned()).await);
+        for (owner, prompt) in owners.iter().zip(prompts) {
+            answers.push(ask(owner, prompt).await);
         }
         for answer in answers {
             answer.await.expect("the owner answers");

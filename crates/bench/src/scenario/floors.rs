@@ -4,19 +4,20 @@ use crate::{
     Bench,
     floor::{channel, disk},
     measure::on_runtime,
-    report::{Figure, Sample},
-    scenario::PROMPT,
+    report::Figure,
+    scenario::{PROMPT, median},
 };
 
 pub(super) fn run(bench: &Bench) -> anyhow::Result<Vec<Figure>> {
     let n = bench.size(10_000, 2_000);
-    let runs =
-        |work: &dyn Fn() -> anyhow::Result<f64>| (0..bench.runs).map(|_| work()).collect::<anyhow::Result<Sample>>();
-    let median = |times: Vec<f64>| Sample(times).median();
-    let trip = runs(&|| on_runtime(async move { Ok(median(channel::round_trips(n, PROMPT).await)) }))?;
-    let pipe = runs(&|| on_runtime(async move { Ok(channel::pipelined(n, PROMPT).await) }))?;
-    let fan = runs(&|| on_runtime(async move { Ok(channel::fanned(n, PROMPT).await) }))?;
-    let sync = runs(&|| Ok(median(disk::appends(&bench.dir, bench.size(500, 100), 512)?)))?;
+    let [trip, pipe, fan, sync] = bench.samples(|| {
+        Ok([
+            on_runtime(async move { Ok(median(channel::round_trips(n, PROMPT).await)) })?,
+            on_runtime(async move { Ok(channel::pipelined(n, PROMPT).await) })?,
+            on_runtime(async move { Ok(channel::fanned(n, PROMPT).await) })?,
+            median(disk::appends(&bench.dir, bench.size(500, 100), 512)?),
+        ])
+    })?;
     Ok(vec![
         Figure::new("floors", "none", "mpsc + oneshot round trip", "us", &trip),
         Figure::new("floors", "none", format!("{n} messages to one task"), "1/s", &pipe),
