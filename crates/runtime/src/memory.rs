@@ -348,6 +348,26 @@ fn assert_round_trip(entry: &Entry) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::store_suite::{Storage, exercise};
+
+    #[derive(Default)]
+    struct Memory(Arc<MemoryStore>);
+
+    #[async_trait]
+    impl Storage for Memory {
+        async fn open(&self) -> Arc<dyn Store> {
+            self.0.clone()
+        }
+
+        fn keeps_receipts(&self) -> bool {
+            false
+        }
+    }
+
+    #[tokio::test]
+    async fn keeps_what_every_store_promises() {
+        exercise(Memory::default).await;
+    }
 
     #[test]
     fn a_settled_input_costs_48_bytes() {

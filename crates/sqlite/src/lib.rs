@@ -11,7 +11,7 @@ mod verify;
 mod writer;
 
 pub use crash::crash_point;
-pub use verify::{Fault, VerifyReport, verify};
+pub use verify::{Problem, VerifyReport, verify, verify_with};
 
 use async_trait::async_trait;
 use rows::{

@@ -14,6 +14,7 @@ use rusqlite::{Connection, params};
 use serde::Serialize;
 use std::{
     collections::BTreeMap,
+    fmt,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
     sync::Arc,
@@ -23,8 +24,8 @@ use windlass_core::{
 };
 use windlass_runtime::store::{InputRow, SessionRow, SessionStatus, StoreError};
 
-/// A report names at most so many faults; one is bad enough.
-const MOST_FAULTS: usize = 1_000;
+/// A report names at most so many problems; one is bad enough.
+const MOST_PROBLEMS: usize = 1_000;
 
 /// What was looked at, and what is wrong with it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -40,25 +41,57 @@ pub struct VerifyReport {
     /// Snapshots compared.
     pub snapshots: u64,
     /// What is wrong, at most a thousand of it.
-    pub faults: Vec<Fault>,
+    pub problems: Vec<Problem>,
 }
 
 impl VerifyReport {
     /// Whether nothing is wrong.
     pub fn is_clean(&self) -> bool {
-        self.faults.is_empty()
+        self.problems.is_empty()
+    }
+}
+
+impl fmt::Display for VerifyReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let VerifyReport { sessions, entries, inputs, receipts, snapshots, problems } = self;
+        write!(
+            f,
+            "{sessions} sessions, {entries} entries, {inputs} inputs, {receipts} receipts, {snapshots} snapshots"
+        )?;
+        if problems.is_empty() {
+            return write!(f, ": all is as it was written");
+        }
+        problems.iter().try_for_each(|problem| write!(f, "\n{problem}"))
     }
 }
 
 /// One thing that is not as it was written.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Fault {
+pub struct Problem {
     /// The session, if it concerns one.
     pub session: Option<SessionId>,
     /// The position in its journal, if it has one.
     pub at: Option<Seq>,
     /// What is wrong.
     pub detail: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.session, self.at) {
+            (Some(session), Some(at)) => write!(f, "session {session}, position {at}: {}", self.detail),
+            (Some(session), None) => write!(f, "session {session}: {}", self.detail),
+            (None, _) => f.write_str(&self.detail),
+        }
+    }
+}
+
+/// As [`verify_with`], for a store whose runtime has the default limits.
+///
+/// # Errors
+/// As [`verify_with`].
+pub fn verify(path: impl AsRef<Path>) -> Result<VerifyReport, StoreError> {
+    verify_with(path, &Limits::default())
 }
 
 /// Checks a store without changing it: checksums, positions, the fold of every journal and all that is derived from it.
@@ -69,7 +102,7 @@ pub struct Fault {
 /// # Errors
 /// [`StoreError::Newer`], [`StoreError::Corrupt`] and [`StoreError::Unavailable`] if the file cannot be read as a store
 /// at all. What is wrong within it is in the report.
-pub fn verify(path: impl AsRef<Path>, limits: &Limits) -> Result<VerifyReport, StoreError> {
+pub fn verify_with(path: impl AsRef<Path>, limits: &Limits) -> Result<VerifyReport, StoreError> {
     file::look_readable(path.as_ref())?;
     let mut connection = file::open_reader(path.as_ref())?;
     let transaction = connection.transaction().map_err(unreadable)?;
@@ -94,9 +127,14 @@ struct Expected {
 }
 
 impl Check<'_> {
-    fn fault(&mut self, session: impl Into<Option<SessionId>>, at: impl Into<Option<Seq>>, detail: impl Into<String>) {
-        if self.report.faults.len() < MOST_FAULTS {
-            self.report.faults.push(Fault { session: session.into(), at: at.into(), detail: detail.into() });
+    fn problem(
+        &mut self,
+        session: impl Into<Option<SessionId>>,
+        at: impl Into<Option<Seq>>,
+        detail: impl Into<String>,
+    ) {
+        if self.report.problems.len() < MOST_PROBLEMS {
+            self.report.problems.push(Problem { session: session.into(), at: at.into(), detail: detail.into() });
         }
     }
 
@@ -104,7 +142,7 @@ impl Check<'_> {
     fn damage(&mut self, error: StoreError) -> Result<(), StoreError> {
         match error {
             StoreError::Corrupt { session, at, detail } => {
-                self.fault(session, at, &*detail);
+                self.problem(session, at, &*detail);
                 Ok(())
             }
             other => Err(other),
@@ -118,7 +156,7 @@ impl Check<'_> {
         while let Some(row) = rows.next().map_err(unreadable)? {
             let line: String = row.get(0).map_err(unreadable)?;
             if line != "ok" {
-                self.fault(None, None, line);
+                self.problem(None, None, line);
             }
         }
         Ok(())
@@ -144,7 +182,7 @@ impl Check<'_> {
             self.report.snapshots += 1;
             match snapshot {
                 Ok(snapshot) if snapshot.head() == at && at <= row.head => drop(stored.insert(at, snapshot)),
-                Ok(_) => self.fault(id, at, "the snapshot was taken elsewhere"),
+                Ok(_) => self.problem(id, at, "the snapshot was taken elsewhere"),
                 Err(error) => self.damage(error)?,
             }
         }
@@ -152,13 +190,13 @@ impl Check<'_> {
         // Fold from as far back as possible, so that the snapshots are checked as well.
         let start = if pruned == Seq::ZERO { None } else { stored.range(pruned..).next() };
         if pruned > Seq::ZERO && start.is_none() {
-            self.fault(id, pruned, "no snapshot stands for the entries that are no longer kept");
+            self.problem(id, pruned, "no snapshot stands for the entries that are no longer kept");
             return Ok(());
         }
         let start = start.map(|(_, snapshot)| &**snapshot);
         let folded = catch_unwind(AssertUnwindSafe(|| self.fold(row, start, &stored)));
         folded.unwrap_or_else(|_| {
-            self.fault(id, None, "the fold of its journal breaks an invariant");
+            self.problem(id, None, "the fold of its journal breaks an invariant");
             Ok(())
         })
     }
@@ -175,7 +213,7 @@ impl Check<'_> {
         let mut session = match recovered {
             Ok(session) => session,
             Err(error) => {
-                self.fault(id, error.at, error.detail);
+                self.problem(id, error.at, error.detail);
                 return Ok(());
             }
         };
@@ -189,19 +227,19 @@ impl Check<'_> {
             self.report.entries += 1;
             let entry = entry(id, row)?;
             if let Err(error) = session.replay(&entry, &mut settled) {
-                self.fault(id, error.at, error.detail);
+                self.problem(id, error.at, error.detail);
                 return Ok(());
             }
             expected.note(id, &entry, settled.drain(..));
             if stored.get(&entry.seq).is_some_and(|snapshot| **snapshot != session.snapshot()) {
-                self.fault(id, entry.seq, "the snapshot is not what the journal comes to");
+                self.problem(id, entry.seq, "the snapshot is not what the journal comes to");
             }
         }
         session.check();
         let recomputed = (session.head(), session.last_at(), SessionStatus::of(&session));
         if recomputed != (row.head, row.updated_at, row.status.clone()) {
             let detail = format!("the session row is not what the journal comes to: {recomputed:?}, stored {row:?}");
-            self.fault(id, session.head(), detail);
+            self.problem(id, session.head(), detail);
         }
         self.inputs(id, &session, expected.inputs, whole)?;
         self.receipt_rows(id, expected.receipts)
@@ -241,11 +279,11 @@ impl Check<'_> {
                 open.input.header.idempotency_key.as_ref().map(windlass_core::IdempotencyKey::as_str) == key.as_deref()
             });
             if !right || !own_key {
-                self.fault(id, at, format!("the row of input {} is not what the journal comes to", found.input));
+                self.problem(id, at, format!("the row of input {} is not what the journal comes to", found.input));
             }
         }
         for (input, row) in expected {
-            self.fault(id, row.accepted_seq, format!("input {input} has no row"));
+            self.problem(id, row.accepted_seq, format!("input {input} has no row"));
         }
         Ok(())
     }
@@ -259,7 +297,7 @@ impl Check<'_> {
             let mut rows = select.query(key).map_err(unreadable)?;
             let found = rows.next().map_err(unreadable)?.map(|row| seq(row, 0)).transpose().map_err(unreadable)?;
             if found != Some(at) {
-                self.fault(id, at, format!("receipt {sequence} of run {run} has no row"));
+                self.problem(id, at, format!("receipt {sequence} of run {run} has no row"));
             }
         }
         Ok(())
@@ -287,16 +325,16 @@ impl Check<'_> {
             let Some(receipt) = kept.or_else(journaled) else {
                 // If the entry is damaged, the fold says so; if it is gone, the receipt should be here.
                 if at <= pruned {
-                    self.fault(id, at, "the receipt is gone with its entry");
+                    self.problem(id, at, "the receipt is gone with its entry");
                 }
                 return Ok(());
             };
             let name = (run_id(row, 3).map_err(unreadable)?, row.get::<_, i64>(4).map_err(unreadable)? as u64);
             if name != (receipt.run_id, receipt.sequence) {
-                self.fault(id, at, "the receipt is kept under another name");
+                self.problem(id, at, "the receipt is kept under another name");
             }
             if receipt.chain != receipt.chain_after(last) {
-                self.fault(id, at, "the chain of receipts is broken");
+                self.problem(id, at, "the chain of receipts is broken");
             }
             last = receipt.chain;
         }
@@ -311,7 +349,7 @@ impl Check<'_> {
             let mut rows = select.query([]).map_err(unreadable)?;
             while let Some(row) = rows.next().map_err(unreadable)? {
                 let id = crate::rows::session_id(row, 0).ok();
-                self.fault(id, None, format!("{table} rows of a session that does not exist"));
+                self.problem(id, None, format!("{table} rows of a session that does not exist"));
             }
         }
         Ok(())
