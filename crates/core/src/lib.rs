@@ -24,6 +24,7 @@ mod ids;
 mod input;
 mod lanes;
 mod limits;
+pub mod notation;
 mod policy;
 mod record;
 pub mod render;
