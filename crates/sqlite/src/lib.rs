@@ -109,7 +109,7 @@ impl SqliteStore {
     /// [`StoreError::Unavailable`] if `to` exists, otherwise as the file system says.
     pub async fn backup(&self, to: impl Into<PathBuf>) -> Result<(), StoreError> {
         let to = to.into();
-        self.look(move |connection| file::copy(connection, &to)).await
+        self.with_reader(move |connection| file::copy(connection, &to)).await
     }
 
     /// What the store has done since it was opened.
@@ -124,19 +124,25 @@ impl SqliteStore {
         }
     }
 
-    /// Reads within one transaction, off the async threads.
+    /// Reads within one transaction, so that all it sees belongs together.
     async fn look<T: Send + 'static>(
         &self,
         read: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.with_reader(move |connection| read(&*connection.transaction().map_err(unreadable)?)).await
+    }
+
+    /// Uses one of the readers' connections, off the async threads.
+    async fn with_reader<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&mut Connection) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let readers = self.readers.clone();
         let permit = readers.permits.clone().acquire_owned().await;
         let permit = permit.expect("the permits are never closed");
         let blocking = tokio::task::spawn_blocking(move || {
             let mut connection = readers.take()?;
-            let transaction = connection.transaction().map_err(unreadable)?;
-            let result = read(&transaction);
-            drop(transaction);
+            let result = read(&mut connection);
             readers.put_back(connection);
             drop(permit);
             result

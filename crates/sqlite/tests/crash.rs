@@ -1,0 +1,136 @@
+//! Does what was acknowledged survive a process that dies at the worst moment?
+//!
+//! A child process works on a store and notes each acknowledgement in a file of its own. It is killed at a named
+//! point; the parent then compares its notes with the store, and starts the next child on what is left.
+
+mod common;
+
+use common::{Owner, input, session};
+use futures_util::future::try_join_all;
+use std::{
+    fs::File,
+    io::Write,
+    path::Path,
+    process::{Command, ExitStatus},
+    sync::Arc,
+};
+use windlass_core::Seq;
+use windlass_runtime::store::{InputRef, Store, StoreError};
+use windlass_sqlite::{SqliteOptions, SqliteStore, verify};
+
+const SESSIONS: u128 = 4;
+
+/// Every place where a writing process can be made to die.
+const POINTS: [&str; 8] = [
+    "before_begin",
+    "after_begin",
+    "after_rows",
+    "before_commit",
+    "after_commit",
+    "before_answer",
+    "snapshot_before",
+    "snapshot_after",
+];
+
+fn note(folder: &Path) -> File {
+    File::options().create(true).append(true).open(folder.join("acknowledged")).expect("the notes")
+}
+
+/// What the child does: inputs into several sessions at once, each run to its end, with snapshots and pruning.
+async fn work(folder: &Path, life: u128, rounds: u128) -> Result<(), StoreError> {
+    let store = SqliteStore::open(folder.join("store.db"), SqliteOptions::default())?;
+    let session = |number: u128| {
+        let store = Arc::new(store.clone());
+        async move {
+            let mut notes = note(folder);
+            let mut owner = Owner::open(store, common::session(number)).await?;
+            let run = owner.attach().await?;
+            owner.drain(run).await?;
+            let mut keep = Seq::ZERO;
+            for round in 0..rounds {
+                let id = (life << 32) | (number << 16) | round;
+                let run = owner.accept(id).await?;
+                writeln!(notes, "{number} {id}").expect("noted");
+                owner.drain(run).await?;
+                if round % 3 == 2 {
+                    let head = owner.session.head();
+                    owner.snapshot(keep).await?;
+                    keep = head;
+                }
+            }
+            Ok(())
+        }
+    };
+    try_join_all((1..=SESSIONS).map(session)).await.map(drop)
+}
+
+/// Not a test by itself: the life of a child, when there is one.
+#[test]
+fn child() {
+    let Ok(folder) = std::env::var("WINDLASS_TEST_CHILD") else { return };
+    let life = u128::from(std::process::id());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    if let Err(error) = runtime.block_on(work(Path::new(&folder), life, 300)) {
+        println!("child ends with {}: {error}", error.code());
+        std::process::exit(if matches!(error, StoreError::Unknown(_)) { 70 } else { 1 });
+    }
+}
+
+fn run_child(folder: &Path, prepare: impl FnOnce(&mut Command)) -> ExitStatus {
+    let mut command = Command::new(std::env::current_exe().expect("this test"));
+    command.args(["--exact", "child", "--nocapture"]).env("WINDLASS_TEST_CHILD", folder);
+    prepare(&mut command);
+    command.output().expect("the child ran").status
+}
+
+/// Every acknowledged input is there, and everything else is as the journal says.
+async fn nothing_is_lost(folder: &Path, case: &str) {
+    let report = verify(folder.join("store.db")).expect("verified");
+    assert!(report.is_clean(), "{case}: {report}");
+    let store = SqliteStore::open_read_only(folder.join("store.db")).expect("opened");
+    for line in std::fs::read_to_string(folder.join("acknowledged")).unwrap_or_default().lines() {
+        let (number, id) = line.split_once(' ').expect("two words");
+        let number: u128 = number.parse().expect("a number");
+        let id = input(id.parse().expect("a number"));
+        let found = store.input(session(number), &InputRef::Id(id)).await.expect("asked");
+        assert!(found.is_some(), "{case}: lost {line}");
+    }
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn what_was_acknowledged_survives_a_kill_at_every_point() {
+    use std::os::unix::process::ExitStatusExt;
+    let folder = tempfile::tempdir().expect("a folder");
+    for point in POINTS {
+        for pass in [1, 2, 9] {
+            let case = format!("{point}@{pass}");
+            let status = run_child(folder.path(), |child| {
+                child.env("WINDLASS_CRASH", &case);
+            });
+            assert_eq!(status.signal(), Some(9), "{case}: the child was to die there, it ended with {status}");
+            if folder.path().join("store.db").exists() {
+                nothing_is_lost(folder.path(), &case).await;
+            }
+        }
+    }
+    let notes = std::fs::read_to_string(folder.path().join("acknowledged")).expect("notes");
+    assert!(notes.lines().count() > 50, "the children did get something done");
+}
+
+/// The file system refuses to let the log grow, in the middle of a commit: not "full", but an I/O error.
+#[cfg(unix)]
+#[tokio::test]
+async fn a_commit_that_fails_is_called_unknown_and_the_truth_is_found_by_reopening() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let status = {
+        let mut shell = Command::new("sh");
+        let child = std::env::current_exe().expect("this test");
+        // The limit is inherited, and so is that its signal is ignored.
+        shell.args(["-c", "trap '' XFSZ; ulimit -f 600; exec \"$0\" --exact child --nocapture"]).arg(child);
+        shell.env("WINDLASS_TEST_CHILD", folder.path()).output().expect("the child ran").status
+    };
+    assert_eq!(status.code(), Some(70), "the child was to end with an unknown outcome: {status}");
+    nothing_is_lost(folder.path(), "i/o error").await;
+    work(folder.path(), 1, 3).await.expect("and it goes on");
+}
