@@ -255,7 +255,8 @@ impl Session {
     /// The earliest moment at which [`Event::Due`] would do something, and what. Derived, never stored; always later
     /// than the last step, so it can not spin.
     pub fn next_due(&self) -> Option<Due> {
-        let runs = self.attached && !self.held && matches!(self.gate, Gate::Open | Gate::Retired);
+        let may_run = self.attached && !self.held && matches!(self.gate, Gate::Open | Gate::Retired);
+        let runs = may_run && self.leaving.is_none();
         let suspended = self.run.as_ref().and_then(|run| run.suspended_until()).filter(|at| *at > self.last_at);
         let retry = suspended.map(|at| Due { at, reason: DueReason::Retry }).filter(|_| runs);
         let ripe = self

@@ -2,7 +2,7 @@
 
 use std::{
     sync::atomic::{AtomicI64, Ordering},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{SystemTime, UNIX_EPOCH},
 };
 use tokio::time::Instant;
 use windlass_core::Timestamp;
@@ -48,9 +48,4 @@ impl Clock for ManualClock {
         let passed = Instant::now().duration_since(self.epoch);
         Timestamp::from_micros(self.offset.load(Ordering::Relaxed)) + passed
     }
-}
-
-/// How long until `at`.
-pub(crate) fn until(clock: &dyn Clock, at: Timestamp) -> Duration {
-    at.since(clock.now())
 }

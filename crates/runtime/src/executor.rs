@@ -5,7 +5,7 @@
 
 use crate::turn::Turn;
 use async_trait::async_trait;
-use std::{sync::Arc, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 use windlass_core::{BoundaryOutput, RunResult, SessionId, Terminal};
 
 /// Runs runs.
@@ -31,6 +31,28 @@ pub trait CoreExecutor: Send + Sync + 'static {
     }
 }
 
+/// An executor made of a function.
+pub fn executor_fn<F, R>(apply: F) -> impl CoreExecutor
+where
+    F: Fn(Turn) -> R + Send + Sync + 'static,
+    R: Future<Output = Result<CoreApplyOutput, CoreExecutorError>> + Send + 'static,
+{
+    struct FnExecutor<F>(F);
+
+    #[async_trait]
+    impl<F, R> CoreExecutor for FnExecutor<F>
+    where
+        F: Fn(Turn) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<CoreApplyOutput, CoreExecutorError>> + Send + 'static,
+    {
+        async fn apply(&self, turn: Turn) -> Result<CoreApplyOutput, CoreExecutorError> {
+            (self.0)(turn).await
+        }
+    }
+
+    FnExecutor(apply)
+}
+
 /// What a run ends with: its final boundary, and what it came to.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct CoreApplyOutput {
@@ -43,7 +65,10 @@ pub struct CoreApplyOutput {
 impl CoreApplyOutput {
     /// A run that ends with words.
     pub fn text(text: impl Into<String>) -> CoreApplyOutput {
-        CoreApplyOutput { boundary: BoundaryOutput::default(), terminal: Terminal::Result(Arc::new(RunResult::text(text))) }
+        CoreApplyOutput {
+            boundary: BoundaryOutput::default(),
+            terminal: Terminal::Result(Arc::new(RunResult::text(text))),
+        }
     }
 }
 
@@ -85,5 +110,9 @@ pub trait ExecutorFactory: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`CoreExecutorError`]; the session stays unattached, its inputs wait, and the next use tries again.
-    async fn executor(&self, session: SessionId, agent: Option<&str>) -> Result<Arc<dyn CoreExecutor>, CoreExecutorError>;
+    async fn executor(
+        &self,
+        session: SessionId,
+        agent: Option<&str>,
+    ) -> Result<Arc<dyn CoreExecutor>, CoreExecutorError>;
 }

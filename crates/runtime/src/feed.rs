@@ -1,0 +1,134 @@
+//! How does somebody follow a session?
+//!
+//! The feed is the journal: every entry is an event with a dense position, resumable at any. Followers read it from
+//! the store at their own pace, so nothing is buffered for the slow and nothing is dropped; only live progress, which
+//! is recorded nowhere, is.
+
+use crate::store::{Store, StoreError};
+use std::sync::Arc;
+use tokio::sync::{broadcast, watch};
+use windlass_core::{Entry, JsonText, RunId, Seq, SessionId};
+
+/// Where a session announces what it has committed. Made when somebody first follows it.
+#[derive(Debug)]
+pub(crate) struct FeedHub {
+    head: watch::Sender<Seq>,
+    progress: broadcast::Sender<Progress>,
+}
+
+/// Live progress of a run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Progress {
+    /// The run.
+    pub run: RunId,
+    /// What its executor shows.
+    pub delta: JsonText,
+}
+
+/// One item of a feed.
+#[derive(Clone, Debug, PartialEq)]
+pub enum FeedItem {
+    /// A committed entry.
+    Entry(Arc<Entry>),
+    /// Live progress: not recorded, shown once, may be missed.
+    Progress(Progress),
+    /// Live progress that this follower was too slow for.
+    ProgressMissed(u64),
+}
+
+/// Progress that is kept for a follower who is busy.
+const PROGRESS_KEPT: usize = 64;
+/// Entries that are read at once.
+const PAGE: u32 = 256;
+
+impl FeedHub {
+    pub(crate) fn new() -> FeedHub {
+        FeedHub { head: watch::Sender::new(Seq::ZERO), progress: broadcast::Sender::new(PROGRESS_KEPT) }
+    }
+
+    /// Tells followers that entries up to `head` are committed.
+    pub(crate) fn committed(&self, head: Seq) {
+        self.head.send_if_modified(|known| {
+            let advanced = *known < head;
+            *known = head.max(*known);
+            advanced
+        });
+    }
+
+    pub(crate) fn progress(&self, run: RunId, delta: JsonText) {
+        // An error says that nobody follows, which is what progress is for.
+        drop(self.progress.send(Progress { run, delta }));
+    }
+}
+
+/// A follower of one session. Drop it to stop following.
+#[derive(Debug)]
+pub struct Feed {
+    session: SessionId,
+    store: Arc<StoreRef>,
+    after: Seq,
+    page: std::vec::IntoIter<Arc<Entry>>,
+    head: watch::Receiver<Seq>,
+    progress: broadcast::Receiver<Progress>,
+}
+
+struct StoreRef(Arc<dyn Store>);
+
+impl std::fmt::Debug for StoreRef {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Store")
+    }
+}
+
+impl Feed {
+    pub(crate) fn new(session: SessionId, store: Arc<dyn Store>, hub: &FeedHub, after: Seq) -> Feed {
+        Feed {
+            session,
+            store: Arc::new(StoreRef(store)),
+            after,
+            page: Vec::new().into_iter(),
+            head: hub.head.subscribe(),
+            progress: hub.progress.subscribe(),
+        }
+    }
+
+    /// The position of the last entry handed out: where to resume.
+    pub fn position(&self) -> Seq {
+        self.after
+    }
+
+    /// The next item, waiting for one if need be. Entries come in order without a gap.
+    ///
+    /// Cancel-safe: an item that was not returned comes next time.
+    ///
+    /// # Errors
+    /// [`StoreError::Pruned`] if the entries after the position are no longer kept: start from the oldest kept one.
+    /// Other errors as for [`Store::read`]; ask again to go on.
+    pub async fn next(&mut self) -> Result<FeedItem, StoreError> {
+        loop {
+            if let Some(entry) = self.page.next() {
+                self.after = entry.seq;
+                return Ok(FeedItem::Entry(entry));
+            }
+            // Seen before it is read, so that no commit can fall between the read and the wait.
+            self.head.borrow_and_update();
+            let page = self.store.0.read(self.session, self.after, PAGE).await?;
+            if !page.is_empty() {
+                self.page = page.into_iter();
+                continue;
+            }
+            tokio::select! {
+                biased;
+                progress = self.progress.recv() => match progress {
+                    Ok(progress) => return Ok(FeedItem::Progress(progress)),
+                    Err(broadcast::error::RecvError::Lagged(missed)) => return Ok(FeedItem::ProgressMissed(missed)),
+                    // The hub lives as long as its followers' session is known; without it only the store is left.
+                    Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
+                },
+                changed = self.head.changed() => if changed.is_err() {
+                    std::future::pending::<()>().await;
+                },
+            }
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! What can be put into a session's mailbox?
+//!
+//! One mailbox per session: calls, controls, executors' reports and checkpoints share it, so order is what it looks
+//! like. Messages are boxed, because an idle mailbox keeps room for thirty-two of them.
+
+use crate::{
+    completion::{Completion, CompletionHandle},
+    error::SessionError,
+    executor::CoreExecutor,
+};
+use std::sync::Arc;
+use tokio::sync::{mpsc, oneshot};
+use windlass_core::{
+    AcceptOptions, AcceptOutcome, Accepted, AttemptId, BoundaryOutput, CancelOutcome, Control, ControlReport,
+    Disposition, Input, InputId, RunBoundaryReceipt, RunClosed, RunId, RunReport, RunStart, Session, WithdrawOutcome,
+};
+
+pub(crate) type Answer<T> = oneshot::Sender<Result<T, SessionError>>;
+
+/// A message to a session's owner.
+pub(crate) enum Message {
+    Accept {
+        input: Input,
+        options: AcceptOptions,
+        wait: bool,
+        reply: Answer<Admitted>,
+    },
+    Withdraw {
+        input: InputId,
+        reply: Answer<WithdrawOutcome>,
+    },
+    Checkpoint {
+        attempt: AttemptId,
+        reply: Answer<Result<Vec<Arc<Accepted>>, RunClosed>>,
+    },
+    Boundary {
+        attempt: AttemptId,
+        output: BoundaryOutput,
+        reply: Answer<Result<Arc<RunBoundaryReceipt>, RunClosed>>,
+    },
+    /// An executor is done, or gone. Whoever ran it himself hears when that is durable, or that it was refused.
+    Report {
+        attempt: AttemptId,
+        report: RunReport,
+        reply: Option<Answer<Result<(), RunClosed>>>,
+    },
+    Cancel {
+        run: Option<RunId>,
+        reason: String,
+        disposition: Disposition,
+        reply: Answer<CancelOutcome>,
+    },
+    Control {
+        verb: Control,
+        reply: Answer<ControlReport>,
+    },
+    /// Attach an executor by hand, unless one is.
+    Attach {
+        executor: Arc<dyn CoreExecutor>,
+        reply: Answer<Attachment>,
+    },
+    /// Look at the session. Sees committed state only.
+    Look {
+        reply: Look,
+    },
+    /// Tell the end of an input that is open; answers false if it is not.
+    Watch {
+        input: InputId,
+        waiter: oneshot::Sender<Completion>,
+        reply: Answer<bool>,
+    },
+    /// Let go in good order and end.
+    Leave {
+        reason: &'static str,
+        reply: Answer<()>,
+    },
+}
+
+impl Message {
+    /// Answers that it could not be done. A look or a report without an answer is dropped: who waits for it hears that
+    /// the channel is closed.
+    pub(crate) fn refuse(self, error: SessionError) {
+        fn tell<T>(reply: Answer<T>, error: SessionError) {
+            // An error says that the caller is gone, who then needs no answer.
+            drop(reply.send(Err(error)));
+        }
+        match self {
+            Message::Accept { reply, .. } => tell(reply, error),
+            Message::Withdraw { reply, .. } => tell(reply, error),
+            Message::Checkpoint { reply, .. } => tell(reply, error),
+            Message::Boundary { reply, .. } => tell(reply, error),
+            Message::Report { reply, .. } => {
+                if let Some(reply) = reply {
+                    tell(reply, error);
+                }
+            }
+            Message::Cancel { reply, .. } => tell(reply, error),
+            Message::Control { reply, .. } => tell(reply, error),
+            Message::Attach { reply, .. } => tell(reply, error),
+            Message::Look { reply, .. } => reply(Err(error)),
+            Message::Watch { reply, .. } => tell(reply, error),
+            Message::Leave { reply, .. } => tell(reply, error),
+        }
+    }
+}
+
+/// Answers from a session, or with the reason why it could not be looked at.
+pub(crate) type Look = Box<dyn FnOnce(Result<&Session, SessionError>) + Send>;
+
+/// What became of an offer, and how to wait for what was taken.
+pub(crate) struct Admitted {
+    pub(crate) outcome: AcceptOutcome,
+    pub(crate) completion: Option<CompletionHandle>,
+    /// The run, if the caller runs it himself.
+    pub(crate) pinned: Option<PinnedRun>,
+}
+
+/// A run in the hands of the caller who runs it himself. Dropped without a report, it says that he is gone.
+pub(crate) struct PinnedRun {
+    pub(crate) start: RunStart,
+    mailbox: Option<Mailbox>,
+}
+
+impl PinnedRun {
+    pub(crate) fn new(start: RunStart, mailbox: Mailbox) -> PinnedRun {
+        PinnedRun { start, mailbox: Some(mailbox) }
+    }
+
+    /// The caller has reported himself.
+    pub(crate) fn reported(&mut self) {
+        self.mailbox = None;
+    }
+}
+
+impl Drop for PinnedRun {
+    fn drop(&mut self) {
+        let Some(mailbox) = self.mailbox.take() else { return };
+        let attempt = self.start.attempt;
+        let message = Box::new(Message::Report { attempt, report: RunReport::CallerGone, reply: None });
+        if let Err(mpsc::error::TrySendError::Full(message)) = mailbox.0.try_send(message)
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            // Without a runtime the process is ending, and recovery says the same.
+            runtime.spawn(async move { drop(mailbox.send_boxed(message).await) });
+        }
+    }
+}
+
+/// What became of an executor that was to be attached.
+#[derive(Clone)]
+pub enum Attachment {
+    /// It is the session's executor now.
+    Attached,
+    /// Another one is attached and stays; the one offered was dropped.
+    AlreadyAttached(Arc<dyn CoreExecutor>),
+}
+
+impl std::fmt::Debug for Attachment {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Attachment::Attached => "Attached",
+            Attachment::AlreadyAttached(_) => "AlreadyAttached",
+        })
+    }
+}
+
+/// A message under way.
+pub(crate) type Letter = Box<Message>;
+
+/// Messages that may wait; a sender waits for room.
+pub(crate) const MAILBOX_ROOM: usize = 1024;
+
+/// The sending end.
+#[derive(Clone, Debug)]
+pub(crate) struct Mailbox(pub(crate) mpsc::Sender<Letter>);
+
+impl Mailbox {
+    pub(crate) fn new() -> (Mailbox, mpsc::Receiver<Letter>) {
+        let (sender, receiver) = mpsc::channel(MAILBOX_ROOM);
+        (Mailbox(sender), receiver)
+    }
+
+    /// Puts a message in, or gives it back if the owner is gone.
+    pub(crate) async fn send(&self, message: Message) -> Result<(), Letter> {
+        self.send_boxed(Box::new(message)).await
+    }
+
+    pub(crate) async fn send_boxed(&self, message: Letter) -> Result<(), Letter> {
+        self.0.send(message).await.map_err(|refused| refused.0)
+    }
+}

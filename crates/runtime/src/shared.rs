@@ -1,0 +1,129 @@
+//! What do all sessions of one adapter share?
+
+use crate::{blob::BlobStore, clock::Clock, executor::ExecutorFactory, mailbox::Message, owner::Slot, store::Store};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
+};
+use tokio::sync::Notify;
+use tokio_util::task::TaskTracker;
+use windlass_core::{Incarnation, Limits, PolicyTable, SessionId, Timestamp};
+
+pub(crate) struct Shared {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) blobs: Option<Arc<dyn BlobStore>>,
+    pub(crate) factory: Option<Arc<dyn ExecutorFactory>>,
+    pub(crate) policy: Arc<PolicyTable>,
+    pub(crate) limits: Limits,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) options: Options,
+    pub(crate) incarnation: Incarnation,
+    pub(crate) sessions: Mutex<HashMap<SessionId, Arc<Slot>>>,
+    pub(crate) alarms: Arc<Alarms>,
+    /// Every task of this adapter; closed at shutdown.
+    pub(crate) tasks: TaskTracker,
+}
+
+/// Times and bounds of the runtime, as the builder sets them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Options {
+    /// How long a session is idle before it is put away.
+    pub(crate) idle_after: Duration,
+    /// How long a cancelled executor may take to return.
+    pub(crate) cancel_grace: Duration,
+    /// How long an executor may show no progress.
+    pub(crate) stall_after: Duration,
+    /// How long an executor may take to clean up.
+    pub(crate) stop_limit: Duration,
+    /// Entries that are kept of each journal behind its snapshot.
+    pub(crate) entries_kept: u64,
+    /// Sessions opened at once at start.
+    pub(crate) resume_parallelism: usize,
+    /// Whether an input opens a session that is only stored.
+    pub(crate) open_on_demand: bool,
+}
+
+impl Shared {
+    pub(crate) fn slot(&self, session: SessionId) -> Option<Arc<Slot>> {
+        self.slots().get(&session).cloned()
+    }
+
+    /// The slot of this session, made if there is none.
+    pub(crate) fn slot_or_new(&self, session: SessionId, agent: Option<Arc<str>>) -> Arc<Slot> {
+        let mut slots = self.slots();
+        Arc::clone(slots.entry(session).or_insert_with(|| Arc::new(Slot::new(session, agent))))
+    }
+
+    /// Forgets a slot that nothing depends on: its executor comes from a factory, and nobody holds or follows it. Such
+    /// a session costs nothing while it is put away.
+    pub(crate) fn put_away(&self, slot: &Arc<Slot>) {
+        let mut slots = self.slots();
+        // Held by the map, its owner and its actor, who asks. New holders come from the map only, which is locked.
+        let unused = Arc::strong_count(slot) <= 3 && slot.executor().is_none() && slot.hub().is_none();
+        if unused && self.factory.is_some() && self.options.open_on_demand {
+            slots.remove(&slot.id);
+        }
+    }
+
+    pub(crate) fn remove(&self, session: SessionId) {
+        self.slots().remove(&session);
+    }
+
+    pub(crate) fn slots(&self) -> std::sync::MutexGuard<'_, HashMap<SessionId, Arc<Slot>>> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// When which session that is put away has something to do. One task rings for all.
+#[derive(Default)]
+pub(crate) struct Alarms {
+    by_time: Mutex<BTreeSet<(Timestamp, SessionId)>>,
+    changed: Notify,
+}
+
+impl Alarms {
+    pub(crate) fn set(&self, session: SessionId, at: Timestamp) {
+        self.by_time.lock().unwrap_or_else(PoisonError::into_inner).insert((at, session));
+        self.changed.notify_one();
+    }
+
+    fn first(&self) -> Option<Timestamp> {
+        self.by_time.lock().unwrap_or_else(PoisonError::into_inner).first().map(|(at, _)| *at)
+    }
+
+    fn take_due(&self, now: Timestamp) -> Vec<SessionId> {
+        let mut by_time = self.by_time.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut due = Vec::new();
+        while let Some((at, session)) = by_time.first().copied()
+            && at <= now
+        {
+            by_time.remove(&(at, session));
+            due.push(session);
+        }
+        due
+    }
+}
+
+/// Opens sessions whose time has come. Ends with the adapter.
+pub(crate) async fn ring(shared: Weak<Shared>, alarms: Arc<Alarms>) {
+    loop {
+        let first = {
+            let Some(shared) = shared.upgrade().filter(|shared| !shared.tasks.is_closed()) else { return };
+            let now = shared.clock.now();
+            for session in alarms.take_due(now) {
+                let slot = shared.slot_or_new(session, None);
+                // Opening is all that is wanted; a failure sets the next alarm.
+                if let Err(error) = slot.send(&shared, Message::Look { reply: Box::new(|_| {}) }).await {
+                    tracing::debug!(%session, %error, "not opened, the runtime shuts down");
+                }
+            }
+            alarms.first().map(|at| at.since(now))
+        };
+        // The adapter is not kept alive by its alarm clock: it rings in vain once, and ends.
+        let changed = alarms.changed.notified();
+        drop(tokio::time::timeout(first.unwrap_or(MOST_PATIENT).min(MOST_PATIENT), changed).await);
+    }
+}
+
+const MOST_PATIENT: Duration = Duration::from_secs(60);
