@@ -189,10 +189,11 @@ impl Store for MemoryStore {
 
     async fn input(&self, session: SessionId, by: &InputRef) -> Result<Option<InputRow>, StoreError> {
         let row = self.peek(session, |journal| match by {
-            InputRef::Id(id) => journal.rows(session).find(|(row, _)| row.input == *id),
+            // An id that the session has forgotten may be admitted anew, so the latest counts here as well.
+            InputRef::Id(id) => latest(journal.rows(session).filter(|(row, _)| row.input == *id)),
             InputRef::Key(key) => {
                 let hash = self.hash(key);
-                journal.rows(session).filter(|(_, key)| *key == hash).max_by_key(|(row, _)| row.accepted_seq)
+                latest(journal.rows(session).filter(|(_, key)| *key == hash))
             }
         });
         Ok(row.flatten().map(|(row, _)| row))
@@ -211,12 +212,12 @@ impl Store for MemoryStore {
                     && query.open.is_none_or(|open| row.settled.is_none() == open)
                     && (!query.dead || row.dead)
             };
-            let rows = self.peek(session, |journal| -> Vec<InputRow> {
-                journal.rows(session).map(|(row, _)| row).filter(wanted).collect()
-            });
+            let rows =
+                self.peek(session, |journal| -> Vec<InputRow> { journal.rows(session).map(|(row, _)| row).collect() });
             let mut rows = rows.unwrap_or_default();
-            rows.sort_unstable_by_key(|row| row.input);
-            found.append(&mut rows);
+            rows.sort_unstable_by_key(|row| (row.input, std::cmp::Reverse(row.accepted_seq)));
+            rows.dedup_by_key(|row| row.input);
+            found.extend(rows.into_iter().filter(wanted));
             if found.len() >= limit {
                 break;
             }
@@ -330,6 +331,10 @@ impl Journal {
         let (head, updated_at, status) = (self.head(), self.updated_at, self.status.clone());
         Some(SessionRow { session, fence: self.fence?, head, updated_at, status })
     }
+}
+
+fn latest(rows: impl Iterator<Item = (InputRow, u64)>) -> Option<(InputRow, u64)> {
+    rows.max_by_key(|(row, _)| row.accepted_seq)
 }
 
 /// Whether there is something to do, now or later.

@@ -25,10 +25,10 @@ use windlass_runtime::store::{IndexChange, StoreError};
 
 /// So many requests share a transaction at most, so that none waits for an endless one.
 const GROUP: usize = 1_024;
-/// When nobody waits, the log is moved into the file once it has so many pages (16 MiB)…
+/// The log is moved into the file whenever it has grown by so many pages (16 MiB) and nobody waits…
 const CHECKPOINT_PAGES: i32 = 4_096;
-/// …and even if somebody does, once it has so many.
-const CHECKPOINT_PAGES_AT_ONCE: i32 = 16_384;
+/// …or by so many more, and somebody does.
+const CHECKPOINT_PATIENCE: i32 = 12_288;
 /// How long to wait between attempts to get a lost file back, at first and at most.
 const REOPEN_AFTER: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 
@@ -97,6 +97,7 @@ impl Writer {
             options,
             connection: None,
             wal_pages: Arc::new(AtomicI32::new(0)),
+            checkpoint_at: CHECKPOINT_PAGES,
             retry: (Instant::now(), REOPEN_AFTER.0),
             counters: counters.clone(),
         };
@@ -138,6 +139,8 @@ struct Thread {
     /// None after a commit whose outcome is unknown, until the file is opened anew.
     connection: Option<Connection>,
     wal_pages: Arc<AtomicI32>,
+    /// How long the log may become before it is moved into the file.
+    checkpoint_at: i32,
     /// When to try to get the file back, and how long to wait after that.
     retry: (Instant, Duration),
     counters: Arc<Counters>,
@@ -163,7 +166,12 @@ impl Thread {
             }
             self.commit(&mut group);
             let pages = self.wal_pages.load(Ordering::Relaxed);
-            if pages >= CHECKPOINT_PAGES && (jobs.is_empty() || pages >= CHECKPOINT_PAGES_AT_ONCE) {
+            if pages < CHECKPOINT_PAGES {
+                // The log has begun anew.
+                self.checkpoint_at = CHECKPOINT_PAGES;
+            }
+            let patience = if jobs.is_empty() { 0 } else { CHECKPOINT_PATIENCE };
+            if pages >= self.checkpoint_at + patience {
                 self.checkpoint();
             }
         }
@@ -227,7 +235,7 @@ impl Thread {
     }
 
     /// Begins to write through a connection, with a commit of its own: whatever a failed one has left in the log is
-    /// overwritten by it, or stands, before anybody is told which.
+    /// overwritten by it, or stands, before anybody is told which. A log that could not grow is emptied first.
     fn use_connection(&mut self, mut connection: Connection) -> rusqlite::Result<()> {
         let pages = self.wal_pages.clone();
         let hook = move |_: &mut rusqlite::hooks::Wal, count: std::ffi::c_int| {
@@ -235,22 +243,20 @@ impl Thread {
             Ok(())
         };
         connection.wal_hook(Some(hook))?;
+        connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))?;
         connection.execute("UPDATE store SET reopened = reopened + 1", [])?;
         self.connection = Some(connection);
         Ok(())
     }
 
-    /// Moves the log into the file, as far as no reader is in the way.
+    /// Moves the log into the file, as far as no reader is in the way. It begins anew with the next commit that finds
+    /// no reader in it; until then there is nothing to gain before it has grown by as much again.
     fn checkpoint(&mut self) {
         let Some(connection) = &self.connection else { return };
-        let pages = connection
-            .query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| Ok((row.get::<_, i32>(1)?, row.get::<_, i32>(2)?)));
+        self.checkpoint_at = self.wal_pages.load(Ordering::Relaxed) + CHECKPOINT_PAGES;
         self.counters.checkpoints.fetch_add(1, Ordering::Relaxed);
-        match pages {
-            // The log begins anew; the next commit tells its size.
-            Ok((all, moved)) if all == moved => self.wal_pages.store(0, Ordering::Relaxed),
-            // A reader holds the rest: it is worth another try when the log has grown by as much again.
-            Ok((all, moved)) => self.wal_pages.store(all - moved, Ordering::Relaxed),
+        match connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())) {
+            Ok(()) => {}
             // The log still has everything. A full disk heals; anything else is a reason to open the file anew.
             Err(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull) => {}
             Err(_) => self.lose(),
@@ -341,7 +347,8 @@ impl<'c> Statements<'c> {
             )?,
             journal: connection.prepare_cached("INSERT INTO journal VALUES (?, ?, ?, ?, ?)")?,
             receipt: connection.prepare_cached("INSERT INTO receipt VALUES (?, ?, ?, ?, NULL, NULL)")?,
-            accept: connection.prepare_cached("INSERT INTO input VALUES (?, ?, ?, ?, NULL, 0, ?, NULL)")?,
+            // An id that the session has forgotten may be admitted anew.
+            accept: connection.prepare_cached("INSERT OR REPLACE INTO input VALUES (?, ?, ?, ?, NULL, 0, ?, NULL)")?,
             settle: connection.prepare_cached(
                 "UPDATE input SET settled = ?, dead = ?, settled_seq = ? WHERE session = ? AND id = ?",
             )?,

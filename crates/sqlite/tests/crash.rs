@@ -13,6 +13,7 @@ use std::{
     path::Path,
     process::{Command, ExitStatus},
     sync::Arc,
+    time::Instant,
 };
 use windlass_core::Seq;
 use windlass_runtime::store::{InputRef, Store, StoreError};
@@ -37,8 +38,7 @@ fn note(folder: &Path) -> File {
 }
 
 /// What the child does: inputs into several sessions at once, each run to its end, with snapshots and pruning.
-async fn work(folder: &Path, life: u128, rounds: u128) -> Result<(), StoreError> {
-    let store = SqliteStore::open(folder.join("store.db"), SqliteOptions::default())?;
+async fn work(store: &SqliteStore, folder: &Path, life: u128, rounds: u128) -> Result<(), StoreError> {
     let session = |number: u128| {
         let store = Arc::new(store.clone());
         async move {
@@ -64,16 +64,37 @@ async fn work(folder: &Path, life: u128, rounds: u128) -> Result<(), StoreError>
     try_join_all((1..=SESSIONS).map(session)).await.map(drop)
 }
 
-/// Not a test by itself: the life of a child, when there is one.
+/// After a commit of unknown outcome: the store gets its file back by itself, and work goes on through the same handle.
+async fn recover(store: &SqliteStore) -> Result<(), StoreError> {
+    let since = Instant::now();
+    let mut owner = loop {
+        match Owner::open(Arc::new(store.clone()), session(1)).await {
+            Err(StoreError::Unavailable(_)) if since.elapsed().as_secs() < 30 => tokio::task::yield_now().await,
+            other => break other?,
+        }
+    };
+    assert!(store.stats().reopened > 0, "an unknown outcome costs the handle");
+    owner.accept(u128::MAX).await.map(drop)
+}
+
+/// Not a test by itself: the life of a child, when there is one. Exits with 70 if a commit had an unknown outcome and
+/// the store recovered from it.
 #[test]
 fn child() {
     let Ok(folder) = std::env::var("WINDLASS_TEST_CHILD") else { return };
-    let life = u128::from(std::process::id());
+    let (folder, life) = (Path::new(&folder), u128::from(std::process::id()));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    if let Err(error) = runtime.block_on(work(Path::new(&folder), life, 300)) {
-        println!("child ends with {}: {error}", error.code());
-        std::process::exit(if matches!(error, StoreError::Unknown(_)) { 70 } else { 1 });
-    }
+    let store = SqliteStore::open(folder.join("store.db"), SqliteOptions::default()).expect("opened");
+    let code = match runtime.block_on(work(&store, folder, life, 300)) {
+        Ok(()) => 0,
+        Err(StoreError::Unknown(_)) => {
+            runtime.block_on(recover(&store)).expect("recovered");
+            70
+        }
+        Err(error) => panic!("{error}"),
+    };
+    drop(store);
+    std::process::exit(code);
 }
 
 fn run_child(folder: &Path, prepare: impl FnOnce(&mut Command)) -> ExitStatus {
@@ -132,5 +153,6 @@ async fn a_commit_that_fails_is_called_unknown_and_the_truth_is_found_by_reopeni
     };
     assert_eq!(status.code(), Some(70), "the child was to end with an unknown outcome: {status}");
     nothing_is_lost(folder.path(), "i/o error").await;
-    work(folder.path(), 1, 3).await.expect("and it goes on");
+    let store = SqliteStore::open(folder.path().join("store.db"), SqliteOptions::default()).expect("opened");
+    work(&store, folder.path(), 1, 3).await.expect("and it goes on");
 }

@@ -56,6 +56,33 @@ async fn what_waits_together_is_committed_together() {
     assert!(transactions <= 2, "{appends} appends took {transactions} transactions");
 }
 
+/// A receipt of the same name twice cannot be written; those who share the transaction must not suffer for it.
+#[tokio::test]
+async fn one_impossible_append_harms_no_other_in_its_group() {
+    let (_folder, file, store) = store();
+    let mut good = converse(&store, session(1), 1..3).await;
+    let bad = converse(&store, session(2), 3..5).await;
+    let journal = store.read(session(2), Seq::ZERO, 99).await.expect("read");
+    let again = journal.iter().find(|entry| entry.record.receipt().is_some()).expect("it ran");
+    let entry = windlass_core::Entry { seq: bad.session.head().next(), ..(**again).clone() };
+    let append = windlass_runtime::store::Append {
+        session: session(2),
+        fence: bad.fence,
+        entries: vec![Arc::new(entry)],
+        index: Vec::new(),
+        status: windlass_runtime::store::SessionStatus::of(&bad.session),
+    };
+    let other = rusqlite::Connection::open(&file).expect("opened");
+    other.execute_batch("BEGIN IMMEDIATE").expect("held");
+    let mut both = std::pin::pin!(futures_util::future::join(store.append(append), good.accept(9)));
+    assert!(futures_util::poll!(&mut both).is_pending());
+    other.execute_batch("COMMIT").expect("let go");
+    let (impossible, possible) = both.await;
+    assert!(matches!(impossible, Err(StoreError::Corrupt { session: Some(id), .. }) if id == session(2)));
+    possible.expect("the other is written");
+    assert!(verify(&file).expect("verified").is_clean());
+}
+
 #[tokio::test]
 async fn a_reader_beside_a_writer_sees_commits_and_changes_nothing() {
     let (_folder, file, store) = store();

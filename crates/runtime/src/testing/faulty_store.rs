@@ -221,3 +221,55 @@ impl Store for FaultyStore {
         self.inner.delete(session, fence).await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{memory::MemoryStore, store::SessionStatus};
+    use futures_util::{future::join, poll};
+    use windlass_core::{Record, RuntimeEpochId, Timestamp};
+
+    fn session() -> SessionId {
+        SessionId::from_uuid(uuid::Uuid::from_u128(1))
+    }
+
+    async fn store() -> (FaultyStore, Append) {
+        let store = FaultyStore::new(Arc::new(MemoryStore::new()));
+        let fence = store.open(session()).await.expect("opened").fence;
+        let epoch = RuntimeEpochId::from_uuid(uuid::Uuid::from_u128(2));
+        let record = Record::SessionCreated { epoch, agent: None };
+        let entries = vec![Arc::new(Entry { seq: Seq(1), at: Timestamp::ZERO, record })];
+        let status = SessionStatus::default();
+        (store, Append { session: session(), fence, entries, index: Vec::new(), status })
+    }
+
+    #[tokio::test]
+    async fn a_scripted_fault_happens_once_and_is_done_or_not_as_it_says() {
+        for (fault, done) in [(Fault::UnknownButDone, 1), (Fault::UnknownNotDone, 0), (Fault::Full, 0)] {
+            let (store, append) = store().await;
+            store.fail(Call::Append, 1, fault);
+            store.append(append.clone()).await.expect_err("it was told to fail");
+            assert_eq!(store.read(session(), Seq::ZERO, 9).await.expect("read").len(), done, "{fault:?}");
+            assert_eq!(store.append(append).await.is_ok(), done == 0, "{fault:?}");
+            assert_eq!(store.calls(Call::Append), 2);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_closed_gate_holds_appends_back_and_says_so() {
+        let (store, append) = store().await;
+        store.close_gate();
+        let mut held = store.append(append.clone());
+        assert!(poll!(&mut held).is_pending());
+        store.waiting(1).await;
+        drop(held);
+        let another = store.waiting(1);
+        let mut another = std::pin::pin!(another);
+        assert!(poll!(&mut another).is_pending(), "a dropped append waits no more");
+        let mut held = store.append(append);
+        assert!(poll!(&mut held).is_pending());
+        another.await;
+        let (held, ()) = join(held, async { store.open_gate() }).await;
+        held.expect("appended");
+    }
+}

@@ -67,6 +67,7 @@ properties! {
     reading_resumes_anywhere,
     reading_beyond_the_head_is_empty,
     an_input_is_found_by_id_and_by_its_latest_key,
+    an_id_that_is_admitted_again_has_one_row,
     inputs_are_listed_in_order_and_in_pages,
     dead_letters_are_listed_across_sessions,
     a_receipt_is_found_by_run_and_sequence,
@@ -349,6 +350,19 @@ async fn an_input_is_found_by_id_and_by_its_latest_key(storage: Arc<dyn Storage>
         .expect("appended");
     let latest = by(InputRef::Key(key("k"))).await.expect("found");
     assert_eq!((latest.input, latest.dead, latest.settled), (input(2), true, Some(InputState::Abandoned)));
+}
+
+/// A session remembers ids for a while only; what it has forgotten it may admit again.
+async fn an_id_that_is_admitted_again_has_one_row(storage: Arc<dyn Storage>) {
+    let store = storage.open().await;
+    let fence = begin(&store, session(1), 1).await;
+    let index = vec![accepted(1, Some("old"), 2), settled(1, true, 2), accepted(1, None, 3), settled(1, false, 4)];
+    store.append(Append { index, ..append(session(1), fence, 2..=4) }).await.expect("appended");
+    let row = store.input(session(1), &InputRef::Id(input(1))).await.expect("asked").expect("it is there");
+    assert_eq!((row.accepted_seq, row.settled_seq, row.dead), (Seq(3), Some(Seq(4)), false));
+    let all = InputQuery { limit: 9, ..InputQuery::default() };
+    assert_eq!(store.inputs(all.clone()).await.expect("listed"), [row]);
+    assert_eq!(ids(&store, InputQuery { dead: true, ..all }).await, []);
 }
 
 async fn inputs_are_listed_in_order_and_in_pages(storage: Arc<dyn Storage>) {
