@@ -46,6 +46,7 @@ impl Session {
         check_durability(&input).map_err(rejected)?;
         check_handling_mode(&input, options).map_err(rejected)?;
         let (policy_row, decision) = self.decide(&input);
+        check_pinned(&input, &decision, options).map_err(rejected)?;
         let wake = decision.wake && !options.without_wake;
         let replaces = self.find_replaced(&input, &decision);
         self.check_limits(&input, &decision, replaces).map_err(rejected)?;
@@ -294,4 +295,14 @@ fn check_handling_mode(input: &Input, options: AcceptOptions) -> Result<(), Reje
         return Ok(());
     };
     Err(RejectReason::HandlingModeInvalid { detail: detail.into() })
+}
+
+/// What goes along, is appended or is only recorded has no run that its caller could run.
+fn check_pinned(input: &Input, decision: &Decision, options: AcceptOptions) -> Result<(), RejectReason> {
+    if !options.pinned || matches!(decision.deliver, Deliver::NextRun | Deliver::Checkpoint) {
+        return Ok(());
+    }
+    let detail =
+        format!("a {} starts no run here, so its caller cannot run it; accept it plainly", input.kind().as_str());
+    Err(RejectReason::HandlingModeInvalid { detail })
 }
