@@ -109,7 +109,7 @@ impl Session {
     }
 
     /// The next batch: the whole steer lane; else one prompt; else the consecutive other inputs at the head of the
-    /// queue. What failed in company runs alone. What waits aside goes along.
+    /// queue. What failed in company, or is tried again under its run's id, runs alone. What waits aside goes along.
     fn select(&mut self, now: Timestamp) -> Option<Batch> {
         self.lanes.ripen(now);
         if !self.lanes.steer.has_waking() && !self.lanes.queue.has_waking() {
@@ -127,7 +127,7 @@ impl Session {
             self.select_from(&self.lanes.queue, now, true)
         };
         let first = self.open.get(inputs.first()?).expect("what a lane holds is open");
-        let asides = if first.alone { Vec::new() } else { self.asides() };
+        let asides = if first.runs_alone() { Vec::new() } else { self.asides() };
         Some(Batch { inputs, asides })
     }
 
@@ -144,7 +144,7 @@ impl Session {
                 }
                 continue;
             }
-            let alone = open.alone || (prompts_alone && open.accepted.input.kind() == InputKind::Prompt);
+            let alone = open.runs_alone() || (prompts_alone && open.accepted.input.kind() == InputKind::Prompt);
             if alone && !batch.is_empty() {
                 break;
             }
@@ -239,12 +239,15 @@ impl Session {
             return step.reply(ticket, Reply::Checkpoint(Err(RunClosed)));
         }
         self.lanes.ripen(now);
-        let steering: Vec<_> = if self.lanes.steer.is_walled() || self.held {
+        let mut steering = if self.lanes.steer.is_walled() || self.held {
             Vec::new()
         } else {
-            let ripe = self.lanes.steer.in_order(now, &self.limits, |id| self.open[&id].at);
-            ripe.take_while(|id| !self.open[id].alone).take(self.limits.batch as usize).collect()
+            self.select_from(&self.lanes.steer, now, false)
         };
+        // What has to run alone joins nobody.
+        if steering.first().is_some_and(|id| self.open[id].runs_alone()) {
+            steering.clear();
+        }
         let accepted = steering.iter().map(|id| Arc::clone(&self.open[id].accepted)).collect();
         if !steering.is_empty() {
             self.write(now, Record::RunSteered { run: attempt.run, inputs: steering }, step);

@@ -522,6 +522,11 @@ impl Open {
         }
     }
 
+    /// Whether it takes no company: it failed in some, or its run is tried again, whose effect keys must stay the same.
+    pub(crate) fn runs_alone(&self) -> bool {
+        self.alone || self.run.is_some()
+    }
+
     pub(crate) fn slot(&self, limits: &Limits) -> Slot {
         let decision = &self.accepted.decision;
         let blocks = (self.tries > 0).then(|| (decision.overtake, self.accepted.input.header.source.clone()));
