@@ -269,9 +269,15 @@ impl Session {
         }
         let outcome = |covered| ended.outcome(covered).ok_or("a run that is let go ends an input");
         match &ended.end {
-            RunEnd::Completed { .. } | RunEnd::Failed { retry_at: None, .. } => {
+            RunEnd::Completed { .. } => {
                 run.members.iter().try_for_each(|member| self.settle(member.id, outcome(member.covered)?, ends))
             }
+            RunEnd::Failed { retry_at: None, .. } => run.members.iter().try_for_each(|member| {
+                if !member.covered && self.is_callers_company(&run, member.id) {
+                    return self.give_back(member.id, |open| open.tries -= 1);
+                }
+                self.settle(member.id, outcome(member.covered)?, ends)
+            }),
             RunEnd::Failed { retry_at: Some(until), .. } if committed.is_some() => {
                 self.suspend(run, *until);
                 Ok(())
@@ -290,8 +296,12 @@ impl Session {
                 })
             }
             RunEnd::Cancelled { inputs, .. } => run.members.iter().try_for_each(|member| {
-                let aside = self.open.get(&member.id).and_then(Open::home) == Some(Lane::Aside);
-                if aside && !member.covered && *inputs == AbandonReason::Cancelled {
+                let company = match inputs {
+                    AbandonReason::Cancelled => self.open.get(&member.id).and_then(Open::home) == Some(Lane::Aside),
+                    AbandonReason::CallerGone => self.is_callers_company(&run, member.id),
+                    _ => false,
+                };
+                if company && !member.covered {
                     return self.give_back(member.id, |open| open.tries -= 1);
                 }
                 self.settle(member.id, outcome(member.covered)?, ends)
@@ -310,6 +320,11 @@ impl Session {
                 })
             }
         }
+    }
+
+    /// Whether an input only goes along with one whose caller runs it itself, and so does not share its fate.
+    fn is_callers_company(&self, run: &Run, id: InputId) -> bool {
+        run.pinned && self.open.get(&id).is_some_and(|open| !open.accepted.pinned)
     }
 
     fn suspend(&mut self, mut run: Box<Run>, until: Timestamp) {
