@@ -1,8 +1,19 @@
 //! Which executors come with Windlass?
+//!
+//! [`BuiltinAgent`] answers offline and deterministically, and shows what the runtime does; [`ProcessExecutor`] runs
+//! one program per attempt. The factories choose one for a session.
 
 #![forbid(unsafe_code)]
 
+pub mod builtin;
+pub mod command;
 pub mod eliza;
+mod factory;
+pub mod process;
 mod program;
+pub mod transcript;
 
+pub use builtin::BuiltinAgent;
+pub use factory::{BuiltinFactory, ProcessFactory};
+pub use process::ProcessExecutor;
 pub use program::Program;

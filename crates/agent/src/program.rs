@@ -94,7 +94,7 @@ pub(crate) async fn run(
         unreachable!("all three were asked to be pipes, and nobody has taken them");
     };
 
-    let mut fed = false;
+    let mut told = false;
     let mut feeding = pin!(async move {
         // A program need not read what it is told; that it closed its end is no error.
         let _ = feed.write_all(stdin).await;
@@ -109,7 +109,7 @@ pub(crate) async fn run(
     loop {
         let at = deadline.map(|(at, _)| at);
         tokio::select! {
-            () = &mut feeding, if !fed => fed = true,
+            () = &mut feeding, if !told => told = true,
             () = &mut listening, if !silent => silent = true,
             read = &mut reading, if stdout.is_none() => {
                 stdout = Some(read?);
@@ -292,8 +292,7 @@ mod tests {
     #[tokio::test]
     async fn lines_of_standard_error_are_heard_and_cut() {
         let mut lines = Vec::new();
-        let script =
-            r#"printf 'one\ntwo\r\n\377\n' >&2; head -c 100000 /dev/zero | tr '\0' x >&2; printf '\nlast' >&2"#;
+        let script = r"printf 'one\ntwo\r\n\377\n' >&2; head -c 100000 /dev/zero | tr '\0' x >&2; printf '\nlast' >&2";
         run(&sh(script), b"", |line: &str| lines.push(line.to_owned())).await.expect("it ends by itself");
         let lengths: Vec<usize> = lines.iter().map(String::len).collect();
         assert_eq!(lengths, [3, 3, 3, STDERR_LINE, 4]);
@@ -344,7 +343,7 @@ mod tests {
         let names: Vec<&str> = seen.lines().filter_map(|line| line.split_once('=')).map(|(name, _)| name).collect();
         assert!(names.contains(&"AGENT_KEY") && names.contains(&"PATH"), "{names:?}");
         let allowed = |name: &&str| INHERITED.contains(name) || name.starts_with("LC_") || *name == "AGENT_KEY";
-        assert!(names.iter().all(|name| allowed(name)), "{names:?}");
+        assert!(names.iter().all(allowed), "{names:?}");
         assert!(std::env::var_os("CARGO").is_some(), "there is something that it must not see");
     }
 
