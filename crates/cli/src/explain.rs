@@ -1,0 +1,144 @@
+//! `windlass explain`: why is this input not running, or how did it end?
+//!
+//! Folds the journal, beside a running process, and changes nothing.
+
+use crate::{
+    failure::Failure,
+    journal, notation, output,
+    place::{Place, session_id},
+};
+use serde::Serialize;
+use std::sync::Arc;
+use windlass::{
+    Cause, Entry, Explanation, IdempotencyKey, InputId, InputRef, InputState, Limits, Outcome, PolicyTable, Record,
+    Seq, Session, SessionId, Store,
+};
+
+/// Say why an input is not running, or how it ended
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// The session: its id, or the name that chat was given
+    session: String,
+    /// The input: its id, or its idempotency key
+    input: String,
+    #[command(flatten)]
+    place: Place,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Document {
+    session: SessionId,
+    input: InputId,
+    state: Option<InputState>,
+    /// While it is open: why it is not running.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    explanation: Option<Explanation>,
+    /// When it is over: how it ended.
+    outcome: Option<Outcome>,
+    /// The entries that name it.
+    history: Vec<Arc<Entry>>,
+}
+
+pub(crate) fn run(args: &Args) -> Result<(), Failure> {
+    let session = session_id(&args.session);
+    let file = args.place.existing_store()?;
+    let document = crate::runtime()?.block_on(async {
+        let store = journal::open(&file, session, &args.session).await?;
+        let input = find(&store, session, args).await?;
+        story(&store, session, input).await
+    })?;
+    if args.json { output::document(&document) } else { tell(&document) }
+}
+
+async fn find(store: &impl Store, session: SessionId, args: &Args) -> Result<InputId, Failure> {
+    let by = match args.input.parse() {
+        Ok(id) => InputRef::Id(id),
+        Err(_) => InputRef::Key(IdempotencyKey::new(args.input.as_str()).map_err(Failure::not_found)?),
+    };
+    match store.input(session, &by).await? {
+        Some(row) => Ok(row.input),
+        None => Err(Failure::not_found(format!("session {} has no input {}", args.session, args.input))
+            .hint(format!("windlass journal {}", args.session))),
+    }
+}
+
+/// Folds the journal and keeps what concerns the input.
+async fn story(store: &windlass::SqliteStore, session: SessionId, input: InputId) -> Result<Document, Failure> {
+    let mut fold = Session::new(session, Limits::default(), Arc::new(PolicyTable::reference()));
+    let mut document = Document { session, input, state: None, explanation: None, outcome: None, history: Vec::new() };
+    let mut settled = Vec::new();
+    let mut last = None;
+    let mut whole = true;
+    let mut after = Seq::ZERO;
+    loop {
+        let (pruned, page) = journal::page(store, session, after).await?;
+        // A fold needs every entry; what is left still tells the input's own story.
+        whole &= pruned == Seq::ZERO;
+        let Some(end) = page.last() else { break };
+        after = end.seq;
+        last = Some(end.at);
+        for entry in page {
+            if whole {
+                fold.replay(&entry, &mut settled)
+                    .map_err(|corrupt| Failure::failed(format!("store_corrupt: {corrupt}")).hint("windlass verify"))?;
+            }
+            if names(&entry.record, input) {
+                document.history.push(entry);
+            }
+        }
+        document.outcome =
+            document.outcome.or_else(|| settled.iter().find(|s| s.input == input).map(|s| s.outcome.clone()));
+        settled.clear();
+    }
+    document.state = document.outcome.as_ref().map(Outcome::state);
+    if whole && document.outcome.is_none() {
+        let mut explanation = fold.explain(input, last.unwrap_or_default());
+        if explanation.cause == Cause::NoExecutor {
+            // Whether one is attached is known to the process that owns the session, not to its journal.
+            explanation.sentence = "it is ready, and runs as soon as an executor is attached".into();
+        }
+        document.state = explanation.state;
+        document.explanation = Some(explanation);
+    }
+    if document.state.is_none() {
+        document.state = store.input(session, &InputRef::Id(input)).await?.and_then(|row| row.settled);
+    }
+    Ok(document)
+}
+
+fn names(record: &Record, input: InputId) -> bool {
+    let in_receipt = record.receipt().is_some_and(|receipt| receipt.contributing_input_ids.contains(&input));
+    in_receipt
+        || match record {
+            Record::InputAccepted(accepted) => {
+                accepted.input.id() == input || accepted.replaces.is_some_and(|replaced| replaced.older == input)
+            }
+            Record::InputsSettled { inputs, .. } | Record::RunSteered { inputs, .. } => inputs.contains(&input),
+            Record::RunStarted(started) => started.inputs.contains(&input) || started.asides.contains(&input),
+            _ => false,
+        }
+}
+
+fn tell(document: &Document) -> Result<(), Failure> {
+    let state = document.state.map_or_else(|| "open".into(), windlass::notation::input_state);
+    output::line(format!("input {} is {state}", document.input))?;
+    if let Some(outcome) = &document.outcome {
+        output::line(format!("  outcome: {}", notation::end(outcome)))?;
+    }
+    if let Some(explanation) = &document.explanation {
+        output::line(format!("  because: {}", explanation.sentence))?;
+        if let Some(position) = explanation.position {
+            output::line(format!("  before it in its lane: {position}"))?;
+        }
+        if let Some(at) = explanation.next_eligible {
+            output::line(format!("  not before: {}", notation::moment(at)))?;
+        }
+        if explanation.tries > 0 {
+            output::line(format!("  tries since the last boundary: {}", explanation.tries))?;
+        }
+    }
+    document.history.iter().try_for_each(|entry| output::line(format!("  {}", notation::entry(entry))))
+}

@@ -1,0 +1,139 @@
+//! How does the command say that it did not do what it was asked?
+//!
+//! `error: …` and `  try: …` on standard error, and an exit code from one table.
+
+use std::{fmt, io, process::ExitCode};
+use windlass::{RejectReason, StoreError};
+
+/// The table of exit codes, as `--help` shows it.
+pub(crate) const EXIT_CODES: &str = "\
+Exit codes: 0 done; 1 failed; 2 usage; 3 not found; 4 not authorised; 5 conflict; 6 rejected; 7 wait timed out; \
+8 unreachable; 10 the awaited run failed; 78 configuration, or a store of another version; 130, 143 ended by a signal.";
+
+/// What went wrong, for people and for scripts.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    exit: Exit,
+    message: String,
+    hint: Option<String>,
+}
+
+/// The exit codes in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Exit {
+    Failed = 1,
+    NotFound = 3,
+    Conflict = 5,
+    Rejected = 6,
+    Unreachable = 8,
+    RunFailed = 10,
+    Config = 78,
+    Interrupted = 130,
+    Terminated = 143,
+    /// Whoever read our output has heard enough.
+    Done = 0,
+}
+
+impl Failure {
+    pub(crate) fn new(exit: Exit, message: impl fmt::Display) -> Failure {
+        Failure { exit, message: message.to_string(), hint: None }
+    }
+
+    pub(crate) fn failed(message: impl fmt::Display) -> Failure {
+        Failure::new(Exit::Failed, message)
+    }
+
+    pub(crate) fn not_found(message: impl fmt::Display) -> Failure {
+        Failure::new(Exit::NotFound, message)
+    }
+
+    pub(crate) fn config(message: impl fmt::Display) -> Failure {
+        Failure::new(Exit::Config, message)
+    }
+
+    /// The exit code alone; what there was to say has been said.
+    pub(crate) fn silent(exit: Exit) -> Failure {
+        Failure::new(exit, "")
+    }
+
+    /// The same with something to try.
+    pub(crate) fn hint(mut self, hint: impl fmt::Display) -> Failure {
+        self.hint = Some(hint.to_string());
+        self
+    }
+
+    /// Tells it.
+    pub(crate) fn report(&self) -> ExitCode {
+        if !self.message.is_empty() {
+            // Nothing can be done about a standard error that is closed.
+            let _ = self.write(&mut anstream::stderr());
+        }
+        ExitCode::from(self.exit as u8)
+    }
+
+    fn write(&self, to: &mut impl io::Write) -> io::Result<()> {
+        writeln!(to, "error: {}", self.message)?;
+        match &self.hint {
+            Some(hint) => writeln!(to, "  try: {hint}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Failure {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Failure::silent(Exit::Done),
+            _ => Failure::failed(error),
+        }
+    }
+}
+
+/// An error and its advice are one text in the library, `…; do this`; here they are two lines.
+fn split(text: &str) -> (&str, Option<&str>) {
+    text.rsplit_once("; ").map_or((text, None), |(message, hint)| (message, Some(hint)))
+}
+
+fn with_hint(exit: Exit, text: &str) -> Failure {
+    let (message, hint) = split(text);
+    let failure = Failure::new(exit, message);
+    match hint {
+        Some(hint) => failure.hint(hint),
+        None => failure,
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Failure {
+        let exit = match &error {
+            // A file that is no store of ours at all is a wrong --dir.
+            StoreError::Newer { .. } | StoreError::Corrupt { session: None, at: None, .. } => Exit::Config,
+            StoreError::Locked { .. } | StoreError::Fenced { .. } | StoreError::Conflict { .. } => Exit::Conflict,
+            StoreError::Unavailable(_) => Exit::Unreachable,
+            _ => Exit::Failed,
+        };
+        with_hint(exit, &error.to_string())
+    }
+}
+
+impl From<RejectReason> for Failure {
+    fn from(reason: RejectReason) -> Failure {
+        with_hint(Exit::Rejected, &format!("{}: {reason}", reason.code()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_one_line_and_its_advice_another() {
+        let newer = Failure::from(StoreError::Newer { found: 9, known: 1 });
+        let mut text = Vec::new();
+        newer.write(&mut text).expect("memory takes every byte");
+        let text = String::from_utf8(text).expect("text");
+        assert_eq!(newer.exit, Exit::Config);
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines[0].starts_with("error: store_newer: ") && lines[1].starts_with("  try: "), "{text}");
+    }
+}

@@ -1,0 +1,88 @@
+//! `windlass journal`: what happened to a session, entry by entry?
+//!
+//! Reads beside a running process and changes nothing.
+
+use crate::{
+    failure::Failure,
+    notation, output,
+    place::{Place, session_id},
+};
+use serde::Serialize;
+use std::{path::Path, sync::Arc};
+use windlass::{Entry, Seq, SessionId, SqliteStore, Store, StoreError};
+
+/// Entries read at once.
+const PAGE: u32 = 1_000;
+
+/// Print a session's journal
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// The session: its id, or the name that chat was given
+    session: String,
+    /// Only entries after this position
+    #[arg(long, value_name = "SEQ", default_value_t = 0)]
+    after: u64,
+    #[command(flatten)]
+    place: Place,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Document {
+    session: SessionId,
+    /// Entries up to this position are no longer kept.
+    pruned: Seq,
+    entries: Vec<Arc<Entry>>,
+}
+
+pub(crate) fn run(args: &Args) -> Result<(), Failure> {
+    let session = session_id(&args.session);
+    let file = args.place.existing_store()?;
+    crate::runtime()?.block_on(async {
+        let store = open(&file, session, &args.session).await?;
+        let mut after = Seq(args.after);
+        let mut document = Document { session, pruned: Seq::ZERO, entries: Vec::new() };
+        loop {
+            let (pruned, page) = page(&store, session, after).await?;
+            if pruned > Seq::ZERO {
+                document.pruned = pruned;
+                if !args.json {
+                    output::note(format!("entries up to {pruned} are no longer kept"));
+                }
+            }
+            let Some(last) = page.last() else { break };
+            after = last.seq;
+            if args.json {
+                document.entries.extend(page);
+            } else {
+                page.iter().try_for_each(|entry| output::line(notation::entry(entry)))?;
+            }
+        }
+        if args.json { output::document(&document) } else { Ok(()) }
+    })
+}
+
+/// Opens the store for reading, and makes sure that it has the session.
+pub(crate) async fn open(file: &Path, session: SessionId, name: &str) -> Result<SqliteStore, Failure> {
+    let store = SqliteStore::open_read_only(file)?;
+    match store.session(session).await? {
+        Some(_) => Ok(store),
+        None => Err(Failure::not_found(format!("there is no session {name} in {}", file.display()))
+            .hint("another --dir, or the name that chat was given with --session")),
+    }
+}
+
+/// The next entries, and up to where they are no longer kept if some are missing before them.
+pub(crate) async fn page(
+    store: &SqliteStore,
+    session: SessionId,
+    after: Seq,
+) -> Result<(Seq, Vec<Arc<Entry>>), Failure> {
+    match store.read(session, after, PAGE).await {
+        Ok(page) => Ok((Seq::ZERO, page)),
+        Err(StoreError::Pruned { oldest }) => Ok((oldest, store.read(session, oldest, PAGE).await?)),
+        Err(error) => Err(error.into()),
+    }
+}
