@@ -2,7 +2,7 @@
 
 use crate::{
     AbandonReason, AttemptId, Boundary, BoundaryOutput, CancelOutcome, ChainHash, Disposition, Effect, EffectKey,
-    ExecutionKind, Gate, InputBody, InputId, InputKind, InputState, Lane, Outcome, Place, Purpose, Record, Reply,
+    ExecutionKind, Gate, InputBody, InputId, InputKind, InputState, Lane, Open, Outcome, Place, Purpose, Record, Reply,
     RunApplyBoundary, RunBoundaryReceipt, RunClosed, RunEnd, RunEnded, RunId, RunReport, RunStart, RunStarted, Session,
     Step, Ticket, Timestamp, WithdrawOutcome, ids::derived_bytes, lanes::OneLane,
 };
@@ -428,6 +428,7 @@ impl Session {
         disposition: Disposition,
         step: &mut Step,
     ) {
+        let waiting = run.and_then(|wanted| self.waits_for_retry(wanted));
         let outcome = match (&self.run, run) {
             (Some(current), wanted) if wanted.is_none_or(|wanted| wanted == current.id) => {
                 let outcome = CancelOutcome::Cancelled { run: current.id, last_committed: current.last_committed() };
@@ -440,10 +441,23 @@ impl Session {
                 }
                 outcome
             }
+            // A run of one input that backs off is that input, waiting.
+            (_, Some(wanted)) if waiting.is_some() => {
+                if disposition == Disposition::Drop {
+                    self.abandon(now, waiting.into_iter().collect(), AbandonReason::Cancelled, step);
+                }
+                CancelOutcome::Cancelled { run: wanted, last_committed: None }
+            }
             (_, Some(wanted)) if self.last_run == Some(wanted) => CancelOutcome::TooLate { run: wanted },
             _ => CancelOutcome::NoSuchRun,
         };
         step.reply(ticket, Reply::Cancel(outcome));
+    }
+
+    /// The input that is tried again under this run's id. Linear in what is open; cancels are rare.
+    fn waits_for_retry(&self, run: RunId) -> Option<InputId> {
+        let waits = |open: &Open| matches!(open.place, Place::Waiting(Lane::Steer | Lane::Queue));
+        self.open.iter().find(|(_, open)| open.run == Some(run) && waits(open)).map(|(id, _)| *id)
     }
 
     pub(crate) fn on_withdraw(&mut self, now: Timestamp, ticket: Ticket, input: InputId, step: &mut Step) {
