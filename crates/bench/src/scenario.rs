@@ -1,7 +1,15 @@
 //! Which scenarios are there?
 
+mod bytes;
 mod core;
+mod durable;
 mod floors;
+mod memory;
+mod recover;
+mod store;
+mod syncs;
+
+pub use syncs::{Work, child};
 
 use crate::{
     Bench,
@@ -22,11 +30,22 @@ pub struct Scenario {
 /// All of them, cheap ones first.
 pub const ALL: &[Scenario] = &[
     Scenario { name: "floors", about: "what the machine itself can do", run: floors::run },
-    Scenario {
-        name: "core",
-        about: "the machine of one session alone: steps and bytes, no runtime, no store",
-        run: core::run,
-    },
+    Scenario { name: "core", about: "one session's machine alone, in steps and bytes", run: core::run },
+    Scenario { name: "store", about: "core and SQLite store, without the runtime", run: store::run },
+    Scenario { name: "rtt", about: "one session, one input after the other", run: memory::rtt },
+    Scenario { name: "pipe", about: "many inputs at once to one session", run: memory::pipe },
+    Scenario { name: "fan", about: "one input to each of many sessions", run: memory::fan },
+    Scenario { name: "queued", about: "accept while many inputs wait", run: memory::queued },
+    Scenario { name: "mem_session", about: "bytes of an idle session", run: bytes::mem_session },
+    Scenario { name: "mem_input", about: "bytes of a waiting input", run: bytes::mem_input },
+    Scenario { name: "mem_done", about: "bytes of a finished input", run: bytes::mem_done },
+    Scenario { name: "durable_rtt", about: "as rtt, on a disk", run: durable::durable_rtt },
+    Scenario { name: "durable_admit", about: "accept to acknowledgement, on a disk", run: durable::durable_admit },
+    Scenario { name: "durable_chain", about: "a long queue of one session, on a disk", run: durable::durable_chain },
+    Scenario { name: "durable_fan", about: "ten prompts to each of many sessions, on disk", run: durable::durable_fan },
+    Scenario { name: "durable_bytes", about: "bytes written by the same", run: durable::durable_bytes },
+    Scenario { name: "syncs", about: "syncs per input, counted on the real process", run: syncs::run },
+    Scenario { name: "recover", about: "a long queue, many sessions: until work goes on", run: recover::run },
 ];
 
 /// The prompt that every scenario sends: 100 bytes.

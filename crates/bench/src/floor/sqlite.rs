@@ -21,7 +21,11 @@ pub struct Rows {
     receipts: Vec<(Vec<u8>, i64, i64)>,
 }
 
-/// Reads every session's rows back, cut into appends: a new one begins at each entry that `begins` recognises.
+/// What opens and holds a session is written before anything is measured.
+const OPENING: [&str; 3] = ["\"session_created\"", "\"hold_changed\"", "\"woken\""];
+
+/// Reads every session's rows back, without those that opened it, cut into appends: a new one begins at each entry
+/// that `begins` recognises.
 ///
 /// # Errors
 /// The database cannot be read.
@@ -34,6 +38,9 @@ pub fn read_back(path: &Path, begins: fn(&str) -> bool) -> anyhow::Result<Vec<Ve
     while let Some(row) = rows.next()? {
         let session: Vec<u8> = row.get(0)?;
         let entry: (i64, i64, String, i64) = (row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?);
+        if OPENING.iter().any(|name| entry.2.contains(name)) {
+            continue;
+        }
         let appends = sessions.entry(session.clone()).or_default();
         if appends.is_empty() || begins(&entry.2) {
             appends.push(Rows { session, ..Rows::default() });
@@ -84,7 +91,10 @@ impl Writer {
     pub fn start(path: &Path) -> anyhow::Result<Writer> {
         remove(path)?;
         let mut connection = Connection::open(path)?;
-        connection.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA mmap_size = 0;")?;
+        connection.execute_batch(
+            "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA mmap_size = 0;
+             PRAGMA wal_autocheckpoint = 4096;",
+        )?;
         connection.execute_batch(SCHEMA)?;
         connection.set_prepared_statement_cache_capacity(16);
         let (requests, mut waiting) = mpsc::channel::<Request>(4096);

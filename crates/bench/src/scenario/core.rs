@@ -8,9 +8,10 @@ use crate::{
 use std::{hint::black_box, sync::Arc, time::Instant};
 use uuid::Uuid;
 use windlass_core::{
-    AcceptOptions, BoundaryOutput, Control, Effect, Entry, Event, Incarnation, Input, Limits, PolicyTable, RunReport,
-    Session, SessionId, Step, Terminal, Ticket, Timestamp,
+    AcceptOptions, BoundaryOutput, Control, Effect, Entry, Event, Fence, Incarnation, Input, Limits, PolicyTable,
+    Record, RunReport, Session, SessionId, Step, Terminal, Ticket, Timestamp,
 };
+use windlass_runtime::store::{Append, IndexChange, SessionStatus};
 
 pub(super) fn run(bench: &Bench) -> anyhow::Result<Vec<Figure>> {
     let n = bench.size(10_000, 2_000);
@@ -28,7 +29,7 @@ pub(super) fn run(bench: &Bench) -> anyhow::Result<Vec<Figure>> {
     }
     let bytes = |work: &dyn Fn(&mut Driver)| {
         let mut driver = Driver::new();
-        driver.tell(Event::Control { ticket: Ticket(0), verb: Control::Hold });
+        let _ = driver.tell(Event::Control { ticket: Ticket(0), verb: Control::Hold });
         driver.journal.reserve(4 * n);
         alloc::count(true);
         work(&mut driver);
@@ -64,30 +65,63 @@ fn settled_bytes(n: usize, keyed: bool) -> f64 {
 }
 
 /// Drives a session with no time lost between event and effect.
-struct Driver {
-    session: Session,
-    journal: Vec<Arc<Entry>>,
+pub(super) struct Driver {
+    pub(super) session: Session,
+    pub(super) journal: Vec<Arc<Entry>>,
     keep: bool,
     now: i64,
 }
 
 impl Driver {
-    fn new() -> Driver {
+    /// Open, and nobody there to run anything.
+    pub(super) fn unattended(agent: Option<Arc<str>>) -> Driver {
         let limits = Limits { queued: 100_000, ..Limits::default() };
         let session = Session::new(SessionId::from_uuid(Uuid::now_v7()), limits, Arc::new(PolicyTable::reference()));
         let mut driver = Driver { session, journal: Vec::new(), keep: true, now: 1_700_000_000_000_000 };
         let incarnation = Incarnation::from_uuid(Uuid::now_v7());
-        driver.tell(Event::Opened { incarnation, same_process: false, agent: None });
-        driver.tell(Event::Attach { wakes: true });
+        drop(driver.tell(Event::Opened { incarnation, same_process: false, agent }));
+        driver
+    }
+
+    fn new() -> Driver {
+        let mut driver = Driver::unattended(None);
+        drop(driver.tell(Event::Attach { wakes: true }));
         driver
     }
 
     /// Held, with `depth` inputs waiting.
-    fn holding(depth: usize) -> Driver {
+    pub(super) fn holding(depth: usize) -> Driver {
         let mut driver = Driver::new();
-        driver.tell(Event::Control { ticket: Ticket(0), verb: Control::Hold });
+        let _ = driver.tell(Event::Control { ticket: Ticket(0), verb: Control::Hold });
         driver.accepts(depth);
         driver
+    }
+
+    /// What its owner would have the store append.
+    pub(super) fn append(&self, fence: Fence, entries: Vec<Arc<Entry>>) -> Append {
+        let accepted = |entry: &Arc<Entry>| match &entry.record {
+            Record::InputAccepted(accepted) => Some(IndexChange::Accepted {
+                input: accepted.input.header.id,
+                key: accepted.input.header.idempotency_key.clone(),
+                kind: accepted.input.kind(),
+                seq: entry.seq,
+            }),
+            _ => None,
+        };
+        let status = SessionStatus {
+            held: self.session.is_held(),
+            open_inputs: self.session.open_inputs(),
+            pending: self.session.open_inputs() > 0 && !self.session.is_held(),
+            agent: self.session.agent().cloned(),
+            ..SessionStatus::default()
+        };
+        Append {
+            session: self.session.id(),
+            fence,
+            index: entries.iter().filter_map(accepted).collect(),
+            entries,
+            status,
+        }
     }
 
     fn tell(&mut self, event: Event) -> Step {
@@ -99,23 +133,30 @@ impl Driver {
         step
     }
 
-    fn accept(&mut self, input: Input) -> Step {
+    /// What accepting this input writes.
+    pub(super) fn accept(&mut self, input: Input) -> Vec<Arc<Entry>> {
+        let before = self.journal.len();
+        drop(self.offer(input));
+        self.journal[before..].to_vec()
+    }
+
+    fn offer(&mut self, input: Input) -> Step {
         self.tell(Event::Accept { ticket: Ticket(1), input: Box::new(input), options: AcceptOptions::default() })
     }
 
-    fn accepts(&mut self, n: usize) -> Vec<f64> {
+    pub(super) fn accepts(&mut self, n: usize) -> Vec<f64> {
         (0..n)
             .map(|_| {
                 let input = prompt();
                 let start = Instant::now();
-                drop(self.accept(input));
+                drop(self.offer(input));
                 start.elapsed().as_secs_f64() * 1e6
             })
             .collect()
     }
 
     fn round_trip(&mut self, input: Input) {
-        let step = self.accept(input);
+        let step = self.offer(input);
         let attempt = step.effects.iter().find_map(|effect| match effect {
             Effect::StartRun(start) => Some(start.attempt),
             _ => None,
