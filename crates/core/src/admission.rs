@@ -6,7 +6,7 @@
 use crate::{
     AcceptOptions, AcceptOutcome, Accepted, Decision, Deliver, Durability, Gate, HandlingMode, Input, InputBody,
     InputId, InputKind, InputOrigin, InputState, Join, Lane, Merge, OnBusy, Peer, PeerConvention, Place, PolicyQuery,
-    Prompt, Record, RejectReason, Replaced, Reply, Ruling, RunEnd, Session, SourceKind, Step, Ticket, Timestamp,
+    Prompt, Record, RejectReason, Replaced, Reply, Ruling, Session, SourceKind, Step, Ticket, Timestamp,
     fingerprint::fingerprint, record::Fingerprint,
 };
 use std::sync::Arc;
@@ -77,9 +77,8 @@ impl Session {
 
     fn take_in(&mut self, now: Timestamp, accepted: Accepted, step: &mut Step) -> AcceptOutcome {
         let id = accepted.input.id();
-        if accepted.front && self.run.as_ref().is_some_and(|run| run.is_running()) {
-            let reason = "interrupted by an input";
-            self.cut_run(now, RunEnd::Released { reason: reason.into() }, reason, step);
+        if accepted.front {
+            self.release_run(now, "interrupted by an input", step);
         }
         let policy = accepted.decision.clone();
         let ahead = match policy.deliver {
