@@ -44,10 +44,11 @@ impl Session {
                 Ok(ControlReport { inputs_transferred: self.open_inputs(), ..ControlReport::default() })
             }
             Control::Hold | Control::Release => {
-                if self.gate != Gate::Open {
+                let held = verb == Control::Hold;
+                // What is held when the session is retired must still be able to drain.
+                if self.gate != Gate::Open && (held || self.gate != Gate::Retired) {
                     return refused;
                 }
-                let held = verb == Control::Hold;
                 if self.held != held {
                     self.write(now, Record::HoldChanged { held }, step);
                 }
