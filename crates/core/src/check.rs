@@ -76,7 +76,7 @@ impl Session {
     fn check_order(&self) {
         for lane in [Lane::Steer, Lane::Queue] {
             let one = if lane == Lane::Steer { &self.lanes.steer } else { &self.lanes.queue };
-            let chosen: Vec<InputId> = one.in_order(self.last_at, &self.limits, |id| self.open[&id].at).collect();
+            let chosen: Vec<InputId> = one.in_order(self.latest, &self.limits, |id| self.open[&id].at).collect();
             let same_class = |a: &InputId, b: &InputId| {
                 self.open[a].accepted.decision.priority == self.open[b].accepted.decision.priority
             };
@@ -93,12 +93,11 @@ impl Session {
         if matches!(self.gate, Gate::Stopped | Gate::Destroyed) {
             assert_eq!(open, 0, "I2: a stopped session has no open inputs");
         }
-        let may_run = self.attached && !self.held && self.leaving.is_none() && self.run.is_none();
-        if may_run && matches!(self.gate, Gate::Open | Gate::Retired) {
+        if self.may_run() && self.leaving.is_none() && self.run.is_none() {
             assert!(!self.is_selectable(), "I7: a session sleeps only if there is nothing to run");
         }
         if let Some(due) = self.next_due() {
-            assert!(due.at > self.last_at, "I17: a timer lies ahead, so nothing spins");
+            assert!(due.at > self.latest, "I17: a timer lies ahead, so nothing spins");
         }
     }
 }

@@ -88,8 +88,7 @@ struct Batch {
 
 impl Session {
     pub(crate) fn start_run_if_ready(&mut self, now: Timestamp, step: &mut Step) {
-        let may_run = self.attached && !self.held && matches!(self.gate, Gate::Open | Gate::Retired);
-        if !may_run || self.leaving.is_some() {
+        if !self.may_run() || self.leaving.is_some() {
             return;
         }
         match &self.run {
@@ -103,9 +102,13 @@ impl Session {
         }
     }
 
+    pub(crate) fn may_run(&self) -> bool {
+        self.attached && !self.held && matches!(self.gate, Gate::Open | Gate::Retired)
+    }
+
     /// Whether there is something to choose right now; for the invariants.
     pub(crate) fn is_selectable(&self) -> bool {
-        self.clone().select(self.last_at).is_some()
+        self.clone().select(self.latest).is_some()
     }
 
     /// The next batch: the whole steer lane; else one prompt; else the consecutive other inputs at the head of the

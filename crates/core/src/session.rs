@@ -17,8 +17,9 @@ use std::{collections::BTreeMap, sync::Arc};
 /// One agent's durable conversation and queue, as a state machine that never waits.
 ///
 /// State is the fold of records. [`Session::step`] decides and folds what it decided; [`Session::recover`] folds what
-/// was decided before. There is no other way to change a session, but for two facts that die with the process and are
-/// therefore not recorded: whether an executor is attached, and whether a cancelled one has not returned yet.
+/// was decided before. There is no other way to change a session, but for three facts that die with the process and
+/// are therefore not recorded: whether an executor is attached, whether a cancelled one has not returned yet, and the
+/// latest moment it was told.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -71,6 +72,8 @@ pub struct Session {
     // Of this process only.
     pub(crate) attached: bool,
     pub(crate) leaving: Option<AttemptId>,
+    /// The latest moment it was told.
+    pub(crate) latest: Timestamp,
 }
 
 /// An input that is not over.
@@ -174,6 +177,7 @@ impl Session {
             context_waits: 0,
             attached: false,
             leaving: None,
+            latest: Timestamp::ZERO,
         }
     }
 
@@ -224,7 +228,8 @@ impl Session {
     /// As [`Session::step`], added to the moves before it, so that one append makes them all durable.
     pub fn step_into(&mut self, now: Timestamp, event: Event, step: &mut Step) {
         // Time never goes back within a session, whatever the wall clock does.
-        let now = now.max(self.last_at);
+        let now = now.max(self.last_at).max(self.latest);
+        self.latest = now;
         match event {
             Event::Opened { incarnation: _, agent, same_process } => self.on_opened(now, agent, same_process, step),
             Event::Accept { ticket, input, options } => self.on_accept(now, ticket, *input, options, step),
