@@ -81,8 +81,15 @@ impl Session {
             self.wake_all(now, Waker::Retire, step);
             return ControlReport { inputs_pending_drain: self.open_inputs(), ..ControlReport::default() };
         }
-        let inputs_abandoned = self.abandon_waiting(now, AbandonReason::Retired, step);
-        ControlReport { inputs_abandoned, inputs_pending_drain: self.open_inputs(), ..ControlReport::default() }
+        let before = self.open_inputs();
+        // What runs may finish; what is suspended has nobody to resume it.
+        if self.run.as_ref().is_some_and(|run| !run.is_running()) {
+            let reason = AbandonReason::Retired;
+            self.cut_run(now, RunEnd::Cancelled { reason: reason.code().to_owned(), inputs: reason }, "", step);
+        }
+        self.abandon_waiting(now, AbandonReason::Retired, step);
+        let left = self.open_inputs();
+        ControlReport { inputs_abandoned: before - left, inputs_pending_drain: left, ..ControlReport::default() }
     }
 
     /// Stops or destroys: cancels what runs, abandons what waits, moves the gate.
@@ -111,12 +118,10 @@ impl Session {
         before
     }
 
-    fn abandon_waiting(&mut self, now: Timestamp, reason: AbandonReason, step: &mut Step) -> u32 {
+    fn abandon_waiting(&mut self, now: Timestamp, reason: AbandonReason, step: &mut Step) {
         let waiting = self.open.iter().filter(|(_, open)| open.place != Place::Run);
         let waiting: Vec<InputId> = waiting.map(|(id, _)| *id).collect();
-        let abandoned = waiting.len() as u32;
         self.abandon(now, waiting, reason, step);
-        abandoned
     }
 
     fn set_gate(&mut self, now: Timestamp, gate: Gate, reason: &str, step: &mut Step) {
