@@ -12,7 +12,7 @@ use windlass_core::BlobId;
 #[async_trait]
 pub trait BlobStore: Send + Sync + 'static {
     /// Keeps bytes under their own hash. When this returns they survive a loss of power. Putting the same bytes again
-    /// is free.
+    /// is harmless, heals a damaged blob, and makes it young again for [`BlobStore::collect`].
     ///
     /// # Errors
     /// [`BlobError::Unavailable`]; nothing can be said of the blob then, and a repetition is harmless.

@@ -7,7 +7,9 @@ use crate::blob::{BlobError, BlobStore};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::TryStreamExt;
-use object_store::{Error, ObjectStore, ObjectStoreExt, PutMode, local::LocalFileSystem, memory::InMemory, path::Path};
+use object_store::{
+    Error, ObjectMeta, ObjectStore, ObjectStoreExt, local::LocalFileSystem, memory::InMemory, path::Path,
+};
 use std::{
     collections::HashSet,
     sync::Arc,
@@ -58,10 +60,10 @@ fn unavailable(error: Error) -> BlobError {
 impl BlobStore for ObjectBlobs {
     async fn put(&self, bytes: Bytes) -> Result<BlobId, BlobError> {
         let blob = BlobId::of(&bytes);
-        match self.objects.put_opts(&path(&blob), bytes.into(), PutMode::Create.into()).await {
-            Ok(_) | Err(Error::AlreadyExists { .. }) => Ok(blob),
-            Err(error) => Err(unavailable(error)),
-        }
+        // One that is there is written once more. Left alone it could be damaged, or not yet be synced by whoever writes
+        // it just now, or be old enough to be collected before the record that will name it is written.
+        self.objects.put(&path(&blob), bytes.into()).await.map_err(unavailable)?;
+        Ok(blob)
     }
 
     async fn get(&self, blob: &BlobId) -> Result<Bytes, BlobError> {
@@ -84,13 +86,15 @@ impl BlobStore for ObjectBlobs {
     async fn collect(&self, keep: &HashSet<BlobId>, grace: Duration) -> Result<u64, BlobError> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let old = i64::try_from(now.saturating_sub(grace).as_millis()).unwrap_or(i64::MAX);
+        let is_old = |object: &ObjectMeta| object.last_modified.timestamp_millis() <= old;
         let mut objects = self.objects.list(Some(&Path::from("b3")));
         let mut collected = 0;
         while let Some(object) = objects.try_next().await.map_err(unavailable)? {
             let blob = object.location.filename().and_then(|name| BlobId::try_from(name.to_owned()).ok());
             // What is not named like a blob is not ours to delete.
             let forgotten = blob.is_some_and(|blob| !keep.contains(&blob));
-            if forgotten && object.last_modified.timestamp_millis() <= old {
+            // A list takes its time: one that was put again meanwhile is young now.
+            if forgotten && is_old(&object) && self.objects.head(&object.location).await.is_ok_and(|now| is_old(&now)) {
                 self.objects.delete(&object.location).await.map_err(unavailable)?;
                 collected += 1;
             }
@@ -104,7 +108,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_blob_comes_back_and_is_put_once() {
+    async fn a_blob_comes_back_and_may_be_put_again() {
         let folder = tempfile::tempdir().expect("a folder");
         for blobs in [ObjectBlobs::in_folder(folder.path()).expect("blobs"), ObjectBlobs::in_memory()] {
             let blob = blobs.put(Bytes::from_static(b"hello")).await.expect("put");
@@ -124,6 +128,8 @@ mod tests {
         let blob = blobs.put(Bytes::from_static(b"hello")).await.expect("put");
         std::fs::write(folder.path().join(path(&blob).as_ref()), b"hellO").expect("written");
         assert!(matches!(blobs.get(&blob).await, Err(BlobError::Corrupt(_))));
+        blobs.put(Bytes::from_static(b"hello")).await.expect("put again");
+        assert_eq!(blobs.get(&blob).await.expect("got"), "hello", "putting it again heals it");
     }
 
     #[tokio::test]
