@@ -1,6 +1,6 @@
 //! How does the built-in agent run, without a network and without chance?
 //!
-//! [`BuiltinAgent`] talks by the rules of [`eliza`](crate::eliza) and obeys the commands of
+//! [`BuiltinAgent`] talks by the rules of [`eliza`] and obeys the commands of
 //! [`command`](crate::command), which show what the runtime does. It keeps nothing of its own: what it knows of a
 //! session is folded from the deltas that it committed, so a restart or another node finds it where it was.
 

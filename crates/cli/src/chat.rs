@@ -31,6 +31,10 @@ pub(crate) struct Args {
     session: String,
     #[command(flatten)]
     place: Place,
+    /// Let the program of --exec see this variable of ours, or give it one; it sees PATH, HOME, LANG, LC_*, TMPDIR
+    /// and TZ anyway
+    #[arg(long, value_name = "NAME[=VALUE]", requires = "exec")]
+    env: Vec<String>,
     /// Answer by this program and its arguments, one execution per run [default: the built-in agent]
     #[arg(long, value_name = "PROGRAM", num_args = 1.., allow_hyphen_values = true)]
     exec: Option<Vec<OsString>>,
@@ -50,7 +54,10 @@ async fn chat(args: Args) -> Result<(), Failure> {
         .map_err(|error| Failure::config(format!("{}: {error}", folder.display())).hint("another --dir"))?;
     let hint = if args.exec.is_none() { "Say something, or /help." } else { "Say something." };
     let factory: Arc<dyn ExecutorFactory> = match args.exec {
-        Some(argv) => Arc::new(ProcessFactory::new(Program::new(argv))),
+        Some(program) => {
+            let env = args.env.iter().filter_map(|variable| variable_of(variable)).collect();
+            Arc::new(ProcessFactory::new(Program { env, ..Program::new(program) }))
+        }
         None => Arc::new(BuiltinFactory),
     };
     let blobs = ObjectBlobs::in_folder(blob_folder(&folder)).map_err(Failure::failed)?;
@@ -60,7 +67,7 @@ async fn chat(args: Args) -> Result<(), Failure> {
         .factory(factory)
         .entries_kept(REMEMBERED)
         .build();
-    let handle = adapter.create_session(session_id(&args.session), None).await.map_err(Failure::failed)?;
+    let handle = adapter.create_session(session_id(&args.session), None).await?;
     let interactive = std::io::stdin().is_terminal();
     if interactive {
         output::note(format!("Session {} in {}. {hint} Ctrl-D ends.", args.session, folder.display()));
@@ -90,8 +97,8 @@ struct Chat {
 
 impl Chat {
     async fn converse(&mut self) -> Result<(), Failure> {
-        for (input, _) in self.handle.active_inputs().await.map_err(Failure::failed)? {
-            let completion = self.handle.completion(InputRef::Id(input)).await.map_err(Failure::failed)?;
+        for (input, _) in self.handle.active_inputs().await? {
+            let completion = self.handle.completion(InputRef::Id(input)).await?;
             self.waiting.push_back(Box::pin(completion.wait()));
         }
         let mut lines = lines();
@@ -128,7 +135,7 @@ impl Chat {
         if !self.waiting.is_empty() {
             input = input.with_mode(HandlingMode::Steer);
         }
-        match self.handle.accept_with_completion(input).await.map_err(Failure::failed)? {
+        match self.handle.accept_with_completion(input).await? {
             (AcceptOutcome::Rejected { reason }, _) => {
                 Failure::from(reason).report();
                 self.note(Exit::Rejected);
@@ -174,7 +181,7 @@ impl Chat {
         }
         self.cancelled = true;
         output::note("cancelling; once more to leave");
-        self.handle.cancel(None, "interrupted at the terminal", Disposition::Drop).await.map_err(Failure::failed)?;
+        self.handle.cancel(None, "interrupted at the terminal", Disposition::Drop).await?;
         Ok(())
     }
 
@@ -199,6 +206,14 @@ async fn next(waiting: &mut VecDeque<Waiting>) -> CompletionOutcome {
             outcome
         }
         None => std::future::pending().await,
+    }
+}
+
+/// `NAME=VALUE` as it stands, `NAME` as we have it ourselves, if we do.
+fn variable_of(text: &str) -> Option<(OsString, OsString)> {
+    match text.split_once('=') {
+        Some((name, value)) => Some((name.into(), value.into())),
+        None => std::env::var_os(text).map(|value| (text.into(), value)),
     }
 }
 

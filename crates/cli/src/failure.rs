@@ -3,7 +3,7 @@
 //! `error: …` and `  try: …` on standard error, and an exit code from one table.
 
 use std::{fmt, io, process::ExitCode};
-use windlass::{RejectReason, StoreError};
+use windlass::{RejectReason, SessionError, StoreError, WaitError};
 
 /// The table of exit codes, as `--help` shows it.
 pub(crate) const EXIT_CODES: &str = "\
@@ -113,6 +113,28 @@ impl From<StoreError> for Failure {
             _ => Exit::Failed,
         };
         with_hint(exit, &error.to_string())
+    }
+}
+
+impl From<SessionError> for Failure {
+    fn from(error: SessionError) -> Failure {
+        let exit = match error {
+            SessionError::Store(error) => return error.into(),
+            SessionError::NotFound(_) => Exit::NotFound,
+            SessionError::Refused(_) => Exit::Conflict,
+            SessionError::Draining => Exit::Unreachable,
+            _ => Exit::Failed,
+        };
+        with_hint(exit, &error.to_string())
+    }
+}
+
+impl From<WaitError> for Failure {
+    fn from(error: WaitError) -> Failure {
+        match error {
+            WaitError::NoSuchInput => Failure::not_found(error),
+            WaitError::Session(error) => error.into(),
+        }
     }
 }
 

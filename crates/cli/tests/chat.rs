@@ -82,6 +82,23 @@ fn a_program_answers_with_words_or_json() {
 }
 
 #[test]
+fn a_program_sees_the_variables_it_is_given() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let show = r#"cat > /dev/null; echo "$SECRET/$GIVEN/$WINDLASS_DIR""#;
+    let arguments = ["--env", "SECRET", "--env", "GIVEN=g", "--env", "ABSENT", "--exec", "/bin/sh", "-c", show];
+    let mut child = windlass(dir.path())
+        .arg("chat")
+        .args(arguments)
+        .env("SECRET", "s")
+        .stdin(Stdio::piped())
+        .spawn()
+        .expect("the binary runs");
+    child.stdin.take().expect("a pipe").write_all(b"hi\n").expect("it listens");
+    let said = Said::of(child.wait_with_output().expect("it ends"));
+    assert_eq!(said.lines(), ["s/g/"], "{said:?}");
+}
+
+#[test]
 fn a_program_that_refuses_ends_the_chat_with_its_reason() {
     let dir = tempfile::tempdir().expect("a folder");
     let refuse = ["--exec", "/bin/sh", "-c", "echo no such model >&2; exit 78"];

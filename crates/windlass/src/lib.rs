@@ -8,25 +8,17 @@
 //! ```
 //! use std::sync::Arc;
 //! use windlass::{
-//!     AcceptOutcome, Clock, CompletionOutcome, CoreApplyOutput, CoreExecutor, CoreExecutorError, Input, InputId,
-//!     MemoryStore, RuntimeSessionAdapter, SessionId, SystemClock, Turn,
+//!     AcceptOutcome, Clock, CompletionOutcome, CoreApplyOutput, Input, InputId, MemoryStore, RuntimeSessionAdapter,
+//!     SessionId, SystemClock, executor_fn,
 //! };
-//!
-//! /// Your agent: plain async code, called with one run at a time, and again with the same run after a crash.
-//! struct Shout;
-//!
-//! #[windlass::async_trait]
-//! impl CoreExecutor for Shout {
-//!     async fn apply(&self, turn: Turn) -> Result<CoreApplyOutput, CoreExecutorError> {
-//!         Ok(CoreApplyOutput::text(turn.primitive().text().to_uppercase()))
-//!     }
-//! }
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! // `SqliteStore::open(path, …)` in its place makes everything below survive the process.
 //! let adapter = RuntimeSessionAdapter::builder().store(Arc::new(MemoryStore::new())).build();
 //! let session = SessionId::from_uuid(uuid::Uuid::from_u128(1));
-//! adapter.ensure_session_with_executor(session, Arc::new(Shout)).await?;
+//! // Your agent: plain async code, called with one run at a time, and again with the same run after a crash.
+//! let shout = executor_fn(|turn| async move { Ok(CoreApplyOutput::text(turn.primitive().text().to_uppercase())) });
+//! adapter.ensure_session_with_executor(session, Arc::new(shout)).await?;
 //!
 //! let input = Input::prompt(InputId::from_uuid(uuid::Uuid::from_u128(2)), SystemClock.now(), "hello").with_key("greeting")?;
 //! let session = adapter.session(session).await?;

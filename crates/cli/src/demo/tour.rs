@@ -19,7 +19,7 @@ use std::{
 };
 use windlass::{
     AcceptOutcome, CancelOutcome, Clock, Durability, HandlingMode, Input, InputId, PeerConvention, ProgressPhase,
-    SystemClock,
+    SystemClock, notation::input_state,
 };
 
 /// The longest that any news may take; reaching it is a failure of the demo.
@@ -420,9 +420,13 @@ fn describe(input: &Input) -> String {
 
 fn words(outcome: &AcceptOutcome) -> String {
     match outcome {
-        AcceptOutcome::Accepted { state, ahead: 0, .. } => format!("accepted, {state:?}"),
-        AcceptOutcome::Accepted { state, ahead, .. } => format!("accepted, {state:?}, {ahead} ahead of it"),
-        AcceptOutcome::Deduplicated { state, .. } => format!("deduplicated: it is there already, {state:?}"),
+        AcceptOutcome::Accepted { state, ahead: 0, .. } => format!("accepted, {}", input_state(*state)),
+        AcceptOutcome::Accepted { state, ahead, .. } => {
+            format!("accepted, {}, {ahead} ahead of it", input_state(*state))
+        }
+        AcceptOutcome::Deduplicated { state, .. } => {
+            format!("deduplicated: it is there already, {}", input_state(*state))
+        }
         AcceptOutcome::Rejected { reason } => format!("rejected ({}): {reason}", reason.code()),
     }
 }

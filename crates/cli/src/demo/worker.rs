@@ -47,7 +47,7 @@ async fn work(dir: &Path) -> Result<(), Failure> {
         .policy(policy())
         .entries_kept(u64::MAX)
         .build();
-    let resumed = adapter.resume_pending().await.map_err(Failure::failed)?;
+    let resumed = adapter.resume_pending().await?;
     say(&News::Ready { resumed });
     let mut lines = BufReader::new(tokio::io::stdin()).lines();
     while let Some(line) = lines.next_line().await? {
@@ -55,7 +55,7 @@ async fn work(dir: &Path) -> Result<(), Failure> {
             Order::Accept { session, input } => {
                 let id = input.id();
                 let handle = open(&adapter, &session).await?;
-                let outcome = handle.accept(*input).await.map_err(Failure::failed)?;
+                let outcome = handle.accept(*input).await?;
                 let awaited = match &outcome {
                     AcceptOutcome::Accepted { input_id, .. } => Some(*input_id),
                     AcceptOutcome::Deduplicated { existing_id, .. } => Some(*existing_id),
@@ -70,7 +70,7 @@ async fn work(dir: &Path) -> Result<(), Failure> {
             Order::Cancel { session } => {
                 let handle = open(&adapter, &session).await?;
                 let outcome = handle.cancel(None, "the tour wants to show it", Disposition::Drop).await;
-                say(&News::Cancelled { outcome: outcome.map_err(Failure::failed)? });
+                say(&News::Cancelled { outcome: outcome? });
             }
             Order::Stand { session, at } => {
                 *store.stand.lock().unwrap_or_else(PoisonError::into_inner) = Some((session_id(&session), at));
@@ -83,7 +83,7 @@ async fn work(dir: &Path) -> Result<(), Failure> {
 }
 
 async fn open(adapter: &RuntimeSessionAdapter, name: &str) -> Result<SessionHandle, Failure> {
-    adapter.create_session(session_id(name), None).await.map_err(Failure::failed)
+    Ok(adapter.create_session(session_id(name), None).await?)
 }
 
 /// The reference table, with two rows of our own: newer events of a scope replace older ones, and flow steps are
@@ -101,7 +101,7 @@ fn policy() -> PolicyTable {
 
 /// Tells the parent when this input ends; if it is over already, at once.
 async fn await_end(handle: &SessionHandle, input: InputId) -> Result<(), Failure> {
-    let completion = handle.completion(InputRef::Id(input)).await.map_err(Failure::failed)?;
+    let completion = handle.completion(InputRef::Id(input)).await?;
     tokio::spawn(async move {
         let (how, text) = match completion.wait().await {
             CompletionOutcome::Completed(result) => ("completed", result.text.clone()),
