@@ -63,10 +63,28 @@ pub struct SqliteStats {
     pub reopened: u64,
 }
 
-/// A [`Store`] on one SQLite file. Cheap to clone; the file is closed when the last clone is dropped.
+/// A [`Store`] on one SQLite file. Cheap to clone; dropping the last clone writes what waits and closes the file.
 ///
 /// Refuses to share the writing with another process: a lock on `<file>.lock` holds as long as the store is open.
 /// Reading verbs open the same file with [`SqliteStore::open_read_only`] beside it.
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+/// use windlass_runtime::store::{Store, StoreError};
+/// use windlass_sqlite::{SqliteOptions, SqliteStore, verify};
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let file = folder.path().join("store.db");
+/// let store = SqliteStore::open(&file, SqliteOptions::default())?;
+/// let session = windlass_core::SessionId::from_uuid(uuid::Uuid::from_u128(1));
+/// let opened = store.open(session).await?;
+/// assert!(opened.tail.is_empty());
+///
+/// // Another writer is refused, a reader is welcome, and both may verify.
+/// assert!(matches!(SqliteStore::open(&file, SqliteOptions::default()), Err(StoreError::Locked { .. })));
+/// assert!(SqliteStore::open_read_only(&file)?.session(session).await?.is_some());
+/// assert!(verify(&file)?.is_clean());
+/// # Ok::<_, StoreError>(()) }).unwrap();
+/// ```
 #[derive(Clone, Debug)]
 pub struct SqliteStore {
     // In this order: the writer closes last, and leaves one file behind.
@@ -143,7 +161,9 @@ impl SqliteStore {
         let blocking = tokio::task::spawn_blocking(move || {
             let mut connection = readers.take()?;
             let result = read(&mut connection);
-            readers.put_back(connection);
+            if !matches!(result, Err(StoreError::Unavailable(_) | StoreError::Corrupt { .. })) {
+                readers.put_back(connection);
+            }
             drop(permit);
             result
         });
