@@ -5,7 +5,7 @@
 
 use crate::{
     AcceptOptions, AcceptOutcome, Accepted, Decision, Deliver, Durability, Gate, HandlingMode, Input, InputBody,
-    InputId, InputKind, InputOrigin, InputState, Join, Lane, Merge, OnBusy, Peer, PeerConvention, Place, PolicyQuery,
+    InputId, InputKind, InputOrigin, InputState, Join, Lane, Merge, OnBusy, Peer, PeerConvention, PolicyQuery,
     Prompt, Record, RejectReason, Replaced, Reply, Ruling, Session, SourceKind, Step, Ticket, Timestamp,
     fingerprint::fingerprint, record::Fingerprint,
 };
@@ -182,11 +182,8 @@ impl Session {
             Merge::Supersede => false,
         };
         let key = input.header.supersession_key.clone()?;
-        let older = *self.scopes.get(&(input.kind(), key))?;
+        let (_, &older) = self.scopes.get(&(input.kind(), key, lane_of(decision.deliver)?))?.last_key_value()?;
         let open = &self.open[&older];
-        let same_lane = open.place == Place::Waiting(lane_of(decision.deliver)?);
-        // An input that a run has tried is no longer only a wish.
-        let untouched = open.starts == 0;
         let fits = match decision.merge {
             Merge::Coalesce { join: Join::Append } => {
                 let both = open.accepted.input.payload_bytes() + input.payload_bytes();
@@ -194,7 +191,7 @@ impl Session {
             }
             _ => true,
         };
-        (same_lane && untouched && fits).then_some(Replaced { older, coalesced })
+        fits.then_some(Replaced { older, coalesced })
     }
 
     /// When a debounced input is due: after its quiet, but not later than the first of its scope may wait.

@@ -53,7 +53,17 @@ impl Session {
         }
         assert_eq!(self.context_waits, context, "I1: waiting context is counted");
         assert!(self.keys.values().all(|id| self.open.contains_key(id)), "I1: a key in use is held by an open input");
-        assert!(self.scopes.values().all(|id| self.open.contains_key(id)), "I1: a scope is held by an open input");
+        for ((_, key, lane), inputs) in &self.scopes {
+            assert!(!inputs.is_empty(), "a scope without inputs is removed");
+            for (order, id) in inputs {
+                let open = self.open.get(id).expect("I1: a scope is held by open inputs");
+                assert_eq!(
+                    (open.place, open.order, open.starts),
+                    (Place::Waiting(*lane), *order, 0),
+                    "I1: {key} waits"
+                );
+            }
+        }
     }
 
     fn check_run(&self) {

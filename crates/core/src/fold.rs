@@ -342,10 +342,6 @@ impl Session {
         open.wake = lane != Lane::Aside;
         let slot = open.slot(&self.limits);
         self.lanes.insert(lane, slot);
-        let open = &self.open[&id];
-        if let Some(scope) = open.scope() {
-            self.scopes.entry(scope).or_insert(id);
-        }
         Ok(())
     }
 
@@ -374,8 +370,9 @@ impl Session {
         match open.place {
             Place::Waiting(lane) => {
                 self.lanes.insert(lane, open.slot(&self.limits));
-                if let Some(scope) = open.scope() {
-                    self.scopes.insert(scope, id);
+                // An input that a run has tried is no longer only a wish.
+                if let Some(scope) = open.scope(lane).filter(|_| open.starts == 0) {
+                    self.scopes.entry(scope).or_default().insert(open.order, id);
                 }
             }
             Place::Context => self.context_waits += 1,
@@ -390,18 +387,19 @@ impl Session {
     fn unplace(&mut self, id: InputId) {
         let open = &self.open[&id];
         match open.place {
-            Place::Waiting(lane) => self.lanes.remove(lane, &open.slot(&self.limits)),
+            Place::Waiting(lane) => {
+                self.lanes.remove(lane, &open.slot(&self.limits));
+                if let Some(scope) = open.scope(lane)
+                    && let Some(inputs) = self.scopes.get_mut(&scope)
+                {
+                    inputs.remove(&open.order);
+                    if inputs.is_empty() {
+                        self.scopes.remove(&scope);
+                    }
+                }
+            }
             Place::Context => self.context_waits -= 1,
             Place::Run => {}
-        }
-        if let Some(scope) = open.scope() {
-            self.leave_scope(&scope, id);
-        }
-    }
-
-    fn leave_scope(&mut self, scope: &crate::Scope, id: InputId) {
-        if self.scopes.get(scope) == Some(&id) {
-            self.scopes.remove(scope);
         }
     }
 
@@ -437,8 +435,8 @@ impl crate::Orders {
 }
 
 impl Open {
-    pub(crate) fn scope(&self) -> Option<crate::Scope> {
+    fn scope(&self, lane: Lane) -> Option<crate::Scope> {
         let input = &self.accepted.input;
-        input.header.supersession_key.clone().map(|key| (input.kind(), key))
+        input.header.supersession_key.clone().map(|key| (input.kind(), key, lane))
     }
 }

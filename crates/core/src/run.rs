@@ -116,7 +116,8 @@ impl Session {
     fn select(&mut self, now: Timestamp) -> Option<Batch> {
         self.lanes.ripen(now);
         if !self.lanes.steer.has_waking() && !self.lanes.queue.has_waking() {
-            return self.drains_aside().then(|| Batch { inputs: Vec::new(), asides: self.asides() });
+            let asides = if self.drains_aside() { self.last_asides(now) } else { Vec::new() };
+            return (!asides.is_empty()).then(|| Batch { inputs: Vec::new(), asides });
         }
         // Steering is never overtaken, not even while it backs off.
         if self.lanes.steer.is_walled() {
@@ -165,6 +166,28 @@ impl Session {
             && self.lanes.len(Lane::Aside) > 0
             && self.lanes.len(Lane::Steer) == 0
             && self.lanes.len(Lane::Queue) == 0
+    }
+
+    /// What a retired session runs of that: what failed in company runs alone, and not before its time.
+    fn last_asides(&self, now: Timestamp) -> Vec<InputId> {
+        let ripe = self.lanes.aside().filter(|id| self.open[id].not_before.is_none_or(|at| at <= now));
+        let mut batch = Vec::new();
+        for id in ripe.take(self.limits.batch as usize) {
+            let alone = self.open[&id].alone;
+            if !alone || batch.is_empty() {
+                batch.push(id);
+            }
+            if alone {
+                break;
+            }
+        }
+        batch
+    }
+
+    /// When the first of that may be tried again.
+    pub(crate) fn last_asides_ripen(&self) -> Option<Timestamp> {
+        let retries = || self.lanes.aside().filter_map(|id| self.open[&id].not_before).filter(|at| *at > self.latest);
+        if self.drains_aside() { retries().min() } else { None }
     }
 
     fn asides(&self) -> Vec<InputId> {

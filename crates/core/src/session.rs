@@ -65,7 +65,8 @@ pub struct Session {
     // Indexes over `open`.
     pub(crate) lanes: Lanes,
     pub(crate) keys: BTreeMap<KeyHash, InputId>,
-    pub(crate) scopes: BTreeMap<Scope, InputId>,
+    /// The waiting inputs that no run has tried, in order.
+    pub(crate) scopes: BTreeMap<Scope, BTreeMap<i64, InputId>>,
     /// How many inputs wait to be appended as context.
     pub(crate) context_waits: u32,
 
@@ -109,8 +110,8 @@ pub(crate) enum Place {
     Run,
 }
 
-/// The inputs that newer ones may replace or join.
-pub(crate) type Scope = (InputKind, SupersessionKey);
+/// Where newer inputs may replace or join older ones.
+pub(crate) type Scope = (InputKind, SupersessionKey, Lane);
 
 /// The ends of the admission order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -260,15 +261,15 @@ impl Session {
     /// The earliest moment at which [`Event::Due`] would do something, and what. Derived, never stored; always later
     /// than the last step, so it can not spin.
     pub fn next_due(&self) -> Option<Due> {
-        let may_run = self.attached && !self.held && matches!(self.gate, Gate::Open | Gate::Retired);
-        let runs = may_run && self.leaving.is_none();
-        let suspended = self.run.as_ref().and_then(|run| run.suspended_until()).filter(|at| *at > self.last_at);
+        let runs = self.may_run() && self.leaving.is_none();
+        let suspended = self.run.as_ref().and_then(|run| run.suspended_until());
         let retry = suspended.map(|at| Due { at, reason: DueReason::Retry }).filter(|_| runs);
         let ripe = self
             .lanes
             .next_ripe()
             .map(|(at, failed)| Due { at, reason: if failed { DueReason::Retry } else { DueReason::Debounce } });
-        let ripe = ripe.filter(|_| runs && self.run.is_none());
+        let asides = self.last_asides_ripen().map(|at| Due { at, reason: DueReason::Retry });
+        let ripe = ripe.into_iter().chain(asides).min_by_key(|due| due.at).filter(|_| runs && self.run.is_none());
         let expires = self.lanes.next_expiry().map(|at| Due { at, reason: DueReason::AsideExpires });
         retry.into_iter().chain(ripe).chain(expires).min_by_key(|due| due.at)
     }
