@@ -5,8 +5,8 @@
 
 use crate::{
     AcceptOptions, AcceptOutcome, Accepted, Decision, Deliver, Durability, Gate, HandlingMode, Input, InputBody,
-    InputId, InputKind, InputOrigin, InputState, Join, Lane, Merge, OnBusy, Peer, PeerConvention, PolicyQuery,
-    Prompt, Record, RejectReason, Replaced, Reply, Ruling, Session, SourceKind, Step, Ticket, Timestamp,
+    InputId, InputKind, InputOrigin, InputState, Join, Lane, Merge, OnBusy, Peer, PeerConvention, PolicyQuery, Prompt,
+    Record, RejectReason, Replaced, Reply, Ruling, Session, SourceKind, Step, Ticket, Timestamp,
     fingerprint::fingerprint, record::Fingerprint,
 };
 use std::sync::Arc;
@@ -47,8 +47,10 @@ impl Session {
         check_handling_mode(&input, options).map_err(rejected)?;
         let (policy_row, decision) = self.decide(&input);
         check_pinned(&input, &decision, options).map_err(rejected)?;
-        let wake = decision.wake && !options.without_wake;
         let replaces = self.find_replaced(&input, &decision);
+        // What is absorbed leaves the wake that it was owed.
+        let owed = replaces.is_some_and(|replaced| replaced.coalesced && self.open[&replaced.older].wake);
+        let wake = (decision.wake && !options.without_wake) || owed;
         self.check_limits(&input, &decision, replaces).map_err(rejected)?;
         let busy = self.is_busy();
         if busy && decision.on_busy == OnBusy::Reject {
