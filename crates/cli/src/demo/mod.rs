@@ -72,10 +72,12 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let holds = audit.problems.is_empty();
     told.story.say(format!("\n{audit}"));
     let seconds = begun.elapsed().as_secs_f64();
+    let mut printed = Ok(());
     if args.json {
         let (kills, sabotage, dir) = (told.kills, args.sabotage, dir.clone());
-        output::document(&Document { holds, audit, kills, seed, seconds, sabotage, dir })?;
+        printed = output::document(&Document { holds, audit, kills, seed, seconds, sabotage, dir });
     }
+    // What the proof came to is the exit code, whether or not anybody reads the document.
     if !holds {
         return Err(Failure::failed("not every acknowledged input is accounted for exactly once")
             .hint(format!("look at {}, and repeat with --seed {seed}", dir.display())));
@@ -87,21 +89,24 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     } else {
         told.story.say(format!("Look around: windlass journal desk --dir {}", dir.display()));
     }
-    Ok(())
+    printed
 }
 
 /// Where the tour takes place, and whether it is ours to remove.
 fn folder(args: &Args) -> Result<(PathBuf, bool), Failure> {
-    let (dir, temporary) = match &args.dir {
-        Some(dir) => (dir.clone(), false),
-        None => (std::env::temp_dir().join(format!("windlass-demo-{}-{:x}", std::process::id(), clock_seed())), true),
+    let failed = |dir: &Path, error: std::io::Error| Failure::failed(format!("{}: {error}", dir.display()));
+    let Some(dir) = &args.dir else {
+        let dir = std::env::temp_dir().join(format!("windlass-demo-{}-{:x}", std::process::id(), clock_seed()));
+        // Not a folder that somebody else has put there.
+        std::fs::create_dir(&dir).map_err(|error| failed(&dir, error))?;
+        return Ok((dir, true));
     };
-    if is_used(&dir) {
+    if is_used(dir) {
         let message = format!("{} holds something already, and the demo counts what is there", dir.display());
         return Err(Failure::new(Exit::Conflict, message).hint("an empty --dir, or none"));
     }
-    std::fs::create_dir_all(&dir).map_err(|error| Failure::failed(format!("{}: {error}", dir.display())))?;
-    Ok((dir, temporary))
+    std::fs::create_dir_all(dir).map_err(|error| failed(dir, error))?;
+    Ok((dir.clone(), false))
 }
 
 fn is_used(dir: &Path) -> bool {
