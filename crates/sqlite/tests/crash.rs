@@ -105,18 +105,20 @@ fn run_child(folder: &Path, prepare: impl FnOnce(&mut Command)) -> ExitStatus {
     command.output().expect("the child ran").status
 }
 
-/// Every acknowledged input is there, and everything else is as the journal says.
-async fn nothing_is_lost(folder: &Path, case: &str) {
+/// Every acknowledged input is there, and everything else is as the journal says. Returns how many there are.
+async fn nothing_is_lost(folder: &Path, case: &str) -> usize {
     let report = verify(folder.join("store.db")).expect("verified");
     assert!(report.is_clean(), "{case}: {report}");
     let store = SqliteStore::open_read_only(folder.join("store.db")).expect("opened");
-    for line in std::fs::read_to_string(folder.join("acknowledged")).unwrap_or_default().lines() {
+    let notes = std::fs::read_to_string(folder.join("acknowledged")).unwrap_or_default();
+    for line in notes.lines() {
         let (number, id) = line.split_once(' ').expect("two words");
         let number: u128 = number.parse().expect("a number");
         let id = input(id.parse().expect("a number"));
         let found = store.input(session(number), &InputRef::Id(id)).await.expect("asked");
         assert!(found.is_some(), "{case}: lost {line}");
     }
+    notes.lines().count()
 }
 
 /// Which times of passing a point to die at; many with `WINDLASS_DEEP`.
@@ -131,14 +133,16 @@ async fn what_was_acknowledged_survives_a_kill_at_every_point() {
     use std::os::unix::process::ExitStatusExt;
     for point in POINTS {
         let folder = tempfile::tempdir().expect("a folder");
+        let mut acknowledged = 0;
         for pass in passes() {
             let case = format!("{point}@{pass}");
             let status = run_child(folder.path(), |child| {
                 child.env("WINDLASS_CRASH", &case);
             });
             assert_eq!(status.signal(), Some(9), "{case}: the child was to die there, it ended with {status}");
-            nothing_is_lost(folder.path(), &case).await;
+            acknowledged = nothing_is_lost(folder.path(), &case).await;
         }
+        assert!(acknowledged > 0, "{point}: there was nothing to lose");
     }
 }
 
@@ -155,7 +159,7 @@ async fn a_commit_that_fails_is_called_unknown_and_the_truth_is_found_by_reopeni
         shell.env("WINDLASS_TEST_CHILD", folder.path()).output().expect("the child ran").status
     };
     assert_eq!(status.code(), Some(70), "the child was to end with an unknown outcome: {status}");
-    nothing_is_lost(folder.path(), "i/o error").await;
+    assert!(nothing_is_lost(folder.path(), "i/o error").await > 0);
     let store = SqliteStore::open(folder.path().join("store.db"), SqliteOptions::default()).expect("opened");
     work(&store, folder.path(), 1, 3).await.expect("and it goes on");
 }
