@@ -1,6 +1,6 @@
 //! Why is this input not running? Exactly one cause, and what will end it.
 
-use crate::{Decision, Gate, InputId, InputState, Lane, Overtake, Place, RunId, RuntimeState, Session, Timestamp};
+use crate::{Decision, Gate, InputId, InputState, Lane, Place, RunId, RuntimeState, Session, Timestamp};
 use serde::{Deserialize, Serialize};
 
 /// The answer to "why is it not running?".
@@ -166,7 +166,7 @@ impl Session {
 
     fn is_behind_own_source(&self, open: &crate::Open, lane: Lane) -> bool {
         let lane = if lane == Lane::Steer { &self.lanes.steer } else { &self.lanes.queue };
-        open.accepted.decision.overtake != Overtake::Always && lane.is_blocked(&open.accepted.input.header.source)
+        lane.is_blocked(&open.accepted.input.header.source)
     }
 }
 

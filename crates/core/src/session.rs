@@ -388,7 +388,11 @@ impl Session {
         may_run
             && match &self.run {
                 Some(run) => !run.pinned,
-                None => self.lanes.steer.has_waking() || self.lanes.queue.has_waking() || self.drains_aside(),
+                None => {
+                    // What is ripe but was not yet moved: nothing chooses while no executor is there.
+                    let ripe = self.lanes.next_ripe().is_some_and(|(at, _)| at <= self.last_at);
+                    ripe || self.lanes.steer.has_waking() || self.lanes.queue.has_waking() || self.drains_aside()
+                }
             }
     }
 
@@ -396,7 +400,8 @@ impl Session {
     pub fn pending_at(&self) -> Option<Timestamp> {
         let suspended = self.run.as_ref().and_then(|run| run.suspended_until());
         let ripe = self.lanes.next_ripe().map(|(at, _)| at);
-        suspended.into_iter().chain(ripe).chain(self.lanes.next_expiry()).min()
+        let asides = self.last_asides_ripen();
+        suspended.into_iter().chain(ripe).chain(asides).chain(self.lanes.next_expiry()).min()
     }
 
     /// What the session is doing.

@@ -230,7 +230,11 @@ fn command(rig: &mut Rig, line: &str) {
             let input = input_id(&words.argument());
             let explanation = rig.session.explain(input, rig.now);
             let position = explanation.position.map(|position| format!(" position={position}")).unwrap_or_default();
-            rig.out.push(format!("{}{position}", explanation.sentence));
+            let sentence = match rig.session.current_run() {
+                Some(run) => explanation.sentence.replace(&run.to_string(), &notation::Names::run(&rig.names, run)),
+                None => explanation.sentence,
+            };
+            rig.out.push(format!("{sentence}{position}"));
         }
         "next-due" => {
             let due = notation::due(rig.session.next_due(), &rig.names);
