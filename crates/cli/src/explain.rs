@@ -8,10 +8,10 @@ use crate::{
     place::{Place, session_id},
 };
 use serde::Serialize;
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 use windlass::{
     Cause, Entry, Explanation, IdempotencyKey, InputId, InputRef, InputState, Limits, Outcome, PolicyTable, Record,
-    Seq, Session, SessionId, Store,
+    RunId, Seq, Session, SessionId, Store,
 };
 
 /// Say why an input is not running, or how it ended
@@ -38,7 +38,7 @@ struct Document {
     explanation: Option<Explanation>,
     /// When it is over: how it ended.
     outcome: Option<Outcome>,
-    /// The entries that name it.
+    /// The entries that tell of it and of its runs.
     history: Vec<Arc<Entry>>,
 }
 
@@ -72,6 +72,7 @@ async fn story(store: &windlass::SqliteStore, session: SessionId, input: InputId
     let mut settled = Vec::new();
     let mut last = None;
     let mut whole = true;
+    let mut runs = BTreeSet::new();
     let mut after = Seq::ZERO;
     loop {
         let (pruned, page) = journal::page(store, session, after).await?;
@@ -85,7 +86,7 @@ async fn story(store: &windlass::SqliteStore, session: SessionId, input: InputId
                 fold.replay(&entry, &mut settled)
                     .map_err(|corrupt| Failure::failed(format!("store_corrupt: {corrupt}")).hint("windlass verify"))?;
             }
-            if names(&entry.record, input) {
+            if names(&entry.record, input, &mut runs) {
                 document.history.push(entry);
             }
         }
@@ -109,17 +110,30 @@ async fn story(store: &windlass::SqliteStore, session: SessionId, input: InputId
     Ok(document)
 }
 
-fn names(record: &Record, input: InputId) -> bool {
-    let in_receipt = record.receipt().is_some_and(|receipt| receipt.contributing_input_ids.contains(&input));
-    in_receipt
-        || match record {
-            Record::InputAccepted(accepted) => {
-                accepted.input.id() == input || accepted.replaces.is_some_and(|replaced| replaced.older == input)
-            }
-            Record::InputsSettled { inputs, .. } | Record::RunSteered { inputs, .. } => inputs.contains(&input),
-            Record::RunStarted(started) => started.inputs.contains(&input) || started.asides.contains(&input),
-            _ => false,
+/// Whether the record is part of the input's story; `runs` are those that it was part of so far.
+fn names(record: &Record, input: InputId, runs: &mut BTreeSet<RunId>) -> bool {
+    match record {
+        Record::InputAccepted(accepted) => {
+            accepted.input.id() == input || accepted.replaces.is_some_and(|replaced| replaced.older == input)
         }
+        Record::InputsSettled { inputs, .. } => inputs.contains(&input),
+        Record::ContextAppended { receipt } => receipt.contributing_input_ids.contains(&input),
+        Record::RunStarted(started) => {
+            if started.inputs.contains(&input) || started.asides.contains(&input) {
+                runs.insert(started.run);
+            }
+            runs.contains(&started.run)
+        }
+        Record::RunSteered { run, inputs } => {
+            if inputs.contains(&input) {
+                runs.insert(*run);
+            }
+            inputs.contains(&input)
+        }
+        Record::BoundaryCommitted(boundary) => runs.contains(&boundary.receipt.run_id),
+        Record::RunEnded(ended) => runs.contains(&ended.run),
+        _ => false,
+    }
 }
 
 fn tell(document: &Document) -> Result<(), Failure> {

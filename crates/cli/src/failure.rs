@@ -106,8 +106,12 @@ fn with_hint(exit: Exit, text: &str) -> Failure {
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Failure {
         let exit = match &error {
-            // A file that is no store of ours at all is a wrong --dir.
-            StoreError::Newer { .. } | StoreError::Corrupt { session: None, at: None, .. } => Exit::Config,
+            // A file that is no store of ours at all: a wrong --dir, or damage from its first page on.
+            StoreError::Corrupt { session: None, at: None, detail } => {
+                return Failure::config(format!("{}: {detail}", error.code()))
+                    .hint("another --dir, or restore a backup");
+            }
+            StoreError::Newer { .. } => Exit::Config,
             StoreError::Locked { .. } | StoreError::Fenced { .. } | StoreError::Conflict { .. } => Exit::Conflict,
             StoreError::Unavailable(_) => Exit::Unreachable,
             _ => Exit::Failed,

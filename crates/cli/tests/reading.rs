@@ -69,6 +69,19 @@ fn an_input_is_explained_when_it_is_over_and_while_it_waits() {
 }
 
 #[test]
+fn the_story_of_an_input_has_its_failures() {
+    let dir = tempfile::tempdir().expect("a folder");
+    chat(dir.path(), &[], b"/fail\n");
+    let said = run(windlass(dir.path()).args(["explain", "chat", &first_input(dir.path())]));
+    let told = |text: &str| said.out.matches(text).count();
+    assert_eq!(
+        (told("run_started"), told("failed \"told to fail by /fail, attempt 1\""), told("run_ended")),
+        (2, 1, 2),
+        "{said:?}"
+    );
+}
+
+#[test]
 fn a_sound_store_verifies_and_a_changed_one_does_not() {
     let dir = talked();
     let sound = run(windlass(dir.path()).args(["verify", "--json"]));
@@ -108,7 +121,8 @@ fn a_newer_or_foreign_store_is_refused_unchanged() {
         for verb in [&["journal", "chat"][..], &["verify"], &["chat"]] {
             let said = run(windlass(dir.path()).args(verb));
             assert_eq!(said.code, Some(78), "{change}, {verb:?}: {said:?}");
-            assert!(said.err.starts_with("error: store_"), "{said:?}");
+            assert!(said.err.starts_with("error: store_") && said.err.contains("\n  try: "), "{said:?}");
+            assert!(!said.err.contains("None"), "{said:?}");
         }
         assert_eq!(std::fs::read(&file).expect("a file"), before, "{change}");
     }
