@@ -10,6 +10,7 @@ use windlass_runtime::{
     CompletionHandle, CompletionOutcome, FeedItem, ManualClock, RuntimeSessionAdapter, SessionHandle,
     memory::MemoryStore,
     store::{InputRef, Store},
+    testing::faulty_store::{Call, Fault, FaultyStore},
 };
 
 struct Bench {
@@ -61,15 +62,15 @@ impl Bench {
     async fn entries(&self) -> Vec<Arc<Entry>> {
         self.store.read(session_id(), Seq::ZERO, 10_000).await.expect("a journal")
     }
+}
 
-    /// Waits for the n-th intermediate boundary.
-    async fn boundary(&self, n: usize) {
-        let mut feed = self.session.feed(Seq::ZERO);
-        let mut seen = 0;
-        while seen < n {
-            if let FeedItem::Entry(entry) = feed.next().await.expect("a feed") {
-                seen += usize::from(matches!(entry.record, Record::BoundaryCommitted(_)));
-            }
+/// Waits for the n-th intermediate boundary.
+async fn boundary(session: &SessionHandle, n: usize) {
+    let mut feed = session.feed(Seq::ZERO);
+    let mut seen = 0;
+    while seen < n {
+        if let FeedItem::Entry(entry) = feed.next().await.expect("a feed") {
+            seen += usize::from(matches!(entry.record, Record::BoundaryCommitted(_)));
         }
     }
 }
@@ -90,7 +91,7 @@ async fn it_talks_and_remembers_what_it_committed() {
 async fn slow_commits_each_second_and_weaves_in_what_is_said_meanwhile() {
     let mut bench = Bench::new().await;
     let slow = bench.offer("/slow 3", HandlingMode::Queue).await;
-    bench.boundary(1).await;
+    boundary(&bench.session, 1).await;
     let steering = bench.offer("hurry up", HandlingMode::Steer).await;
     let CompletionOutcome::Completed(result) = slow.wait().await else { panic!("it completes") };
     assert_eq!(result.text, "That took 3 s, one boundary each. You said meanwhile: “hurry up”.");
@@ -106,7 +107,7 @@ async fn slow_commits_each_second_and_weaves_in_what_is_said_meanwhile() {
 async fn slow_goes_on_after_the_last_boundary() {
     let mut bench = Bench::new().await;
     let slow = bench.offer("/slow 3", HandlingMode::Queue).await;
-    bench.boundary(2).await;
+    boundary(&bench.session, 2).await;
     bench.adapter.shutdown().await;
     assert!(matches!(slow.wait().await, CompletionOutcome::RuntimeTerminated(_)));
     let bench = Bench::over(bench.store).await;
@@ -178,4 +179,34 @@ async fn news_is_taken_note_of() {
     assert!(bench.hear("/bg 3").await.contains("not in this build"));
     assert!(bench.hear("/dance").await.contains("Try: /help"));
     assert_eq!(bench.adapter.session(session_id()).await.map(|session| session.id()).ok(), Some(session_id()));
+}
+
+/// The boundary that would have covered the steering is lost with its store handle; the steering must not be.
+#[tokio::test(start_paused = true)]
+async fn steering_heard_before_a_lost_boundary_is_heard_again_and_answered_once() {
+    let inner = Arc::new(MemoryStore::new());
+    let store = Arc::new(FaultyStore::new(inner));
+    let adapter = RuntimeSessionAdapter::builder().store(store.clone()).factory(Arc::new(BuiltinFactory)).build();
+    let session = adapter.create_session(session_id(), None).await.expect("a session");
+    let prompt = |n, text| Input::prompt(InputId::from_uuid(uuid::Uuid::from_u128(n)), Timestamp::ZERO, text);
+    session.accept(prompt(1, "/slow 3")).await.expect("an answer");
+    boundary(&session, 1).await;
+    session.accept(prompt(2, "hurry up").with_mode(HandlingMode::Steer)).await.expect("an answer");
+    // Next: the steering is handed over, and then the boundary.
+    store.fail(Call::Append, 2, Fault::UnknownNotDone);
+    let slow = loop {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let session = adapter.session(session_id()).await.expect("it is known");
+        let waiting = session.completion(InputRef::Id(InputId::from_uuid(uuid::Uuid::from_u128(1)))).await;
+        match waiting.expect("it is known").wait().await {
+            CompletionOutcome::RuntimeTerminated(_) => {}
+            outcome => break outcome,
+        }
+    };
+    let CompletionOutcome::Completed(result) = slow else { panic!("{slow:?}") };
+    assert_eq!(result.text, "That took 3 s, one boundary each. You said meanwhile: “hurry up”.");
+    let entries = store.read(session_id(), Seq::ZERO, 1_000).await.expect("a journal");
+    let steered = entries.iter().filter(|entry| matches!(entry.record, Record::RunSteered { .. })).count();
+    let lost = entries.iter().filter(|entry| matches!(entry.record, Record::BoundaryCommitted(_))).count();
+    assert!(steered >= 1 && lost == 2, "{entries:#?}");
 }
