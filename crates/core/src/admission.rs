@@ -84,11 +84,14 @@ impl Session {
         }
         let policy = accepted.decision.clone();
         let ahead = match policy.deliver {
+            _ if accepted.front => 0,
             Deliver::NextRun => self.lanes.len(Lane::Steer) + self.lanes.len(Lane::Queue),
             Deliver::Checkpoint => self.lanes.len(Lane::Steer),
             Deliver::WithNextRun => self.lanes.len(Lane::Aside),
             Deliver::Context | Deliver::Ignore => 0,
         };
+        // Whom it replaces is no longer before it.
+        let ahead = ahead - u32::from(accepted.replaces.is_some());
         let durable = accepted.input.header.durability == Durability::Durable;
         let pinned = accepted.pinned;
         self.write(now, Record::InputAccepted(Arc::new(accepted)), step);

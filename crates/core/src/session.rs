@@ -390,7 +390,7 @@ impl Session {
                 Some(run) => !run.pinned,
                 None => {
                     // What is ripe but was not yet moved: nothing chooses while no executor is there.
-                    let ripe = self.lanes.next_ripe().is_some_and(|(at, _)| at <= self.last_at);
+                    let ripe = self.lanes.next_ripe().is_some_and(|(at, _)| at <= self.latest.max(self.last_at));
                     ripe || self.lanes.steer.has_waking() || self.lanes.queue.has_waking() || self.drains_aside()
                 }
             }
