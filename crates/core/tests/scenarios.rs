@@ -215,10 +215,13 @@ fn command(rig: &mut Rig, line: &str) {
         "note" => control(rig, Control::Note(JsonText::encode(&words.argument()).unwrap())),
         "due" => rig.step(Event::Due),
         "tick" => rig.tick(words.argument().parse().unwrap()),
+        "wait" if rig.session.next_due().is_none() => rig.out.push("nothing is due".into()),
         "wait" => {
-            rig.wait();
+            let due = rig.session.next_due().expect("checked above");
+            rig.now = rig.now.max(due.at);
             let now = notation::Names::moment(&rig.names, rig.now);
-            rig.out.insert(0, format!("now {now}"));
+            rig.out.push(format!("now {now}"));
+            rig.step(Event::Due);
         }
         "crash" => rig.crash(),
         "restart-orderly" => {
@@ -230,10 +233,7 @@ fn command(rig: &mut Rig, line: &str) {
             let input = input_id(&words.argument());
             let explanation = rig.session.explain(input, rig.now);
             let position = explanation.position.map(|position| format!(" position={position}")).unwrap_or_default();
-            let sentence = match rig.session.current_run() {
-                Some(run) => explanation.sentence.replace(&run.to_string(), &notation::Names::run(&rig.names, run)),
-                None => explanation.sentence,
-            };
+            let sentence = rig.names.shorten(&explanation.sentence);
             rig.out.push(format!("{sentence}{position}"));
         }
         "next-due" => {

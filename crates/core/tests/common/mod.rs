@@ -1,6 +1,8 @@
 //! What do the tests of the core share? A session with its journal, a clock in hand, and short names.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub(crate) mod model;
+
 use std::{cell::RefCell, sync::Arc, time::Duration};
 use uuid::Uuid;
 use windlass_core::{
@@ -40,6 +42,13 @@ impl Names for Short {
 }
 
 impl Short {
+    /// The text with the names of runs for their ids.
+    pub(crate) fn shorten(&self, text: &str) -> String {
+        let runs = self.runs.borrow();
+        let named = runs.iter().enumerate();
+        named.fold(text.to_owned(), |text, (at, run)| text.replace(&run.to_string(), &format!("r{}", at + 1)))
+    }
+
     /// The run of that name, if it has been seen.
     pub(crate) fn run_named(&self, name: &str) -> Option<RunId> {
         let index: usize = name.strip_prefix('r')?.parse().ok()?;
