@@ -3,7 +3,7 @@
 //! The core must build where there is no operating system, so every crate below it is named here; adding one is a
 //! decision. Between our own crates arrows point one way.
 
-use crate::steps::cargo;
+use crate::{root, steps::cargo};
 use anyhow::Context as _;
 use std::collections::BTreeSet;
 
@@ -48,6 +48,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 
 /// What breaks the rules, one line each.
 pub(crate) fn violations() -> anyhow::Result<Vec<String>> {
+    let reasons = std::fs::read_to_string(root().join("CONTRIBUTING.md")).context("cannot read CONTRIBUTING.md")?;
     let mut violations = Vec::new();
     for target in [None, Some("wasm32-unknown-unknown")] {
         let mut tree = cargo(["tree", "--locked", "--package", "windlass-core", "--edges", "normal"]);
@@ -75,6 +76,9 @@ pub(crate) fn violations() -> anyhow::Result<Vec<String>> {
             // Only a normal dependency is an arrow: tests may look sideways.
             let to = dependency["name"].as_str().unwrap_or_default();
             let ours = ARROWS.iter().any(|(ours, _)| *ours == to);
+            if !ours && !has_a_reason(&reasons, to) {
+                violations.push(format!("{name} uses {to}, for which CONTRIBUTING.md gives no reason"));
+            }
             if ours && dependency["kind"].is_null() && !allowed.contains(&to) {
                 violations.push(format!("{name} uses {to}; arrows point the other way"));
             }
@@ -83,8 +87,26 @@ pub(crate) fn violations() -> anyhow::Result<Vec<String>> {
     Ok(violations)
 }
 
+/// Whether a row of a table begins with this crate's name, perhaps among others.
+fn has_a_reason(text: &str, name: &str) -> bool {
+    let rows = text.lines().filter_map(|line| line.strip_prefix("| ")?.split('|').next());
+    rows.flat_map(|names| names.split(',')).any(|named| named.split('(').next().unwrap_or_default().trim() == name)
+}
+
 fn output(command: &mut std::process::Command) -> anyhow::Result<String> {
     let output = command.output().context("cannot start cargo")?;
     anyhow::ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     Ok(String::from_utf8(output.stdout)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::has_a_reason;
+
+    #[test]
+    fn a_reason_is_a_row_of_the_table() {
+        let table = "| serde, serde_json | all | JSON |\n| rusqlite (bundled) | sqlite | the store |\nuuid is nice\n";
+        assert!(["serde", "serde_json", "rusqlite"].iter().all(|name| has_a_reason(table, name)));
+        assert!(!has_a_reason(table, "uuid"));
+    }
 }
