@@ -172,6 +172,7 @@ impl Session {
         }
         self.run = Some(Box::new(Run {
             id: started.run,
+            first: self.head,
             attempt: started.attempt,
             pinned: started.pinned,
             phase: Phase::Running,

@@ -3,8 +3,8 @@
 use crate::{
     AbandonReason, AttemptId, Boundary, BoundaryOutput, CancelOutcome, ChainHash, Disposition, Effect, EffectKey,
     ExecutionKind, Gate, InputBody, InputId, InputKind, InputState, Lane, Open, Outcome, Place, Purpose, Record, Reply,
-    RunApplyBoundary, RunBoundaryReceipt, RunClosed, RunEnd, RunEnded, RunId, RunReport, RunStart, RunStarted, Session,
-    Step, Ticket, Timestamp, WithdrawOutcome, ids::derived_bytes, lanes::OneLane,
+    RunApplyBoundary, RunBoundaryReceipt, RunClosed, RunEnd, RunEnded, RunId, RunReport, RunStart, RunStarted, Seq,
+    Session, Step, Ticket, Timestamp, WithdrawOutcome, ids::derived_bytes, lanes::OneLane,
 };
 use serde::{Deserialize, Serialize};
 use std::{sync::Arc, time::Duration};
@@ -13,6 +13,8 @@ use std::{sync::Arc, time::Duration};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Run {
     pub(crate) id: RunId,
+    /// The entry that started it first. An executor that resumes it reads from here.
+    pub(crate) first: Seq,
     /// The number of the last start.
     pub(crate) attempt: u32,
     pub(crate) pinned: bool,

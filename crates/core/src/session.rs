@@ -362,6 +362,11 @@ impl Session {
         self.run.as_ref().map(|run| run.id)
     }
 
+    /// The position after which entries are still needed, if a run is on: whoever resumes it reads what it said so far.
+    pub fn needed_after(&self) -> Option<Seq> {
+        self.run.as_ref().map(|run| Seq(run.first.0 - 1))
+    }
+
     /// The last link of the chain of receipts.
     pub fn chain(&self) -> ChainHash {
         self.chain

@@ -683,7 +683,8 @@ impl Actor {
     fn snapshot(&mut self) -> PutSnapshot {
         let at = self.session.head();
         (self.since_snapshot.at, self.since_snapshot.records, self.since_snapshot.bytes) = (at, 0, 0);
-        let keep_after = Seq(at.0.saturating_sub(self.shared.options.entries_kept));
+        let kept = Seq(at.0.saturating_sub(self.shared.options.entries_kept));
+        let keep_after = self.session.needed_after().map_or(kept, |needed| needed.min(kept));
         let snapshot = Arc::new(self.session.snapshot());
         PutSnapshot { session: self.slot.id, fence: self.fence, at, snapshot, keep_after }
     }

@@ -61,9 +61,10 @@ pub struct RuntimeBuilder {
 }
 
 impl RuntimeBuilder {
-    /// Where journals are kept. Default: in memory.
+    /// Where journals are kept. Default: in memory. Say [`RuntimeBuilder::entries_kept`] after it.
     pub fn store(mut self, store: Arc<dyn Store>) -> Self {
         self.store = Some(store);
+        self.options.entries_kept = ENTRIES_KEPT;
         self
     }
 
@@ -191,12 +192,12 @@ impl RuntimeSessionAdapter {
 
     /// On a store, with media in a blob store.
     pub fn persistent(store: Arc<dyn Store>, blobs: Arc<dyn BlobStore>) -> RuntimeSessionAdapter {
-        Self::builder().store(store).entries_kept(ENTRIES_KEPT).blobs(blobs).build()
+        Self::builder().store(store).blobs(blobs).build()
     }
 
     /// On a store, without media: an input that needs a blob store is refused.
     pub fn persistent_without_blobs(store: Arc<dyn Store>) -> RuntimeSessionAdapter {
-        Self::builder().store(store).entries_kept(ENTRIES_KEPT).build()
+        Self::builder().store(store).build()
     }
 
     /// Makes a session durable, for this agent, unless it exists. Idempotent.
@@ -366,7 +367,7 @@ impl RuntimeSessionAdapter {
     }
 }
 
-/// Entries that a store given to [`RuntimeSessionAdapter::persistent`] keeps of each journal behind its snapshot.
+/// Entries that a store given to a [`RuntimeBuilder`] keeps of each journal behind its snapshot, unless told otherwise.
 pub const ENTRIES_KEPT: u64 = 100_000;
 
 const RESUME_PAGE: u32 = 1_000;

@@ -476,3 +476,22 @@ async fn the_references_names_do_what_they_say() {
     RuntimeControlPlane::retire(adapter, &id.into()).await.unwrap();
     assert_eq!(adapter.retire_runtime(&id).await.unwrap().inputs_pending_drain, 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_a_suspended_run_said_is_kept_until_it_is_over() {
+    let rig = Rig::with(|builder| {
+        let limits = rig::limits(|limits| limits.backoff = 300 * SECOND);
+        builder.idle_after(SECOND).entries_kept(0).limits(limits)
+    });
+    let (handle, _, mut runs) = rig.session().await;
+    handle.accept(input(1, "a")).await.unwrap();
+    let run = runs.next().await;
+    let delta = Some(JsonText::encode(&"step one").unwrap());
+    run.turn.commit(BoundaryOutput { delta, ..BoundaryOutput::default() }).await.unwrap();
+    run.fail("later");
+    let again = runs.next().await;
+    let history = again.turn.history(Seq(2), 10).await.unwrap();
+    let names: Vec<_> = history.iter().map(|entry| entry.record.name()).collect();
+    assert_eq!(names, ["run_started", "boundary_committed", "run_ended", "run_started"]);
+    again.text("a");
+}
