@@ -1,6 +1,6 @@
 //! What was measured, and was it good enough?
 //!
-//! A [`Figure`] is one measured number beside its floor and its target; [`print`] shows them all, as one JSON document
+//! A [`Figure`] is one measured number beside its floor and its target; [`print()`] shows them all, as one JSON document
 //! or as a table for people.
 
 use serde::Serialize;
