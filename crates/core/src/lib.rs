@@ -16,6 +16,7 @@
 mod admission;
 mod check;
 mod control;
+mod drain;
 mod event;
 mod explain;
 mod fingerprint;
@@ -34,6 +35,7 @@ mod state;
 mod time;
 mod window;
 
+pub use drain::*;
 pub use event::*;
 pub use explain::{Cause, Explanation};
 pub use fold::CorruptJournal;
