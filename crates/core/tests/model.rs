@@ -533,11 +533,8 @@ fn check_journal(journal: &[Arc<Entry>]) {
                     cancelled.push(ended.run);
                     forgive(&mut starts, &members);
                 }
-                RunEnd::Released { .. } => {
-                    forgive(&mut starts, &members);
-                }
-                // What goes with somebody else's run is not to blame for its end.
-                RunEnd::Failed { fatal: true, retry_at: None, .. } => {
+                // Nor is what goes with somebody else's run to blame for its end.
+                RunEnd::Released { .. } | RunEnd::Failed { fatal: true, retry_at: None, .. } => {
                     forgive(&mut starts, &members);
                 }
                 _ => {}

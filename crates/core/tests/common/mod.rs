@@ -56,9 +56,10 @@ impl Short {
     }
 }
 
-/// The id whose bytes are the name.
+/// The id whose bytes are the name, of which the first sixteen count.
 pub(crate) fn input_id(name: &str) -> InputId {
     let mut bytes = [0u8; 16];
+    let name = &name[..name.len().min(16)];
     bytes[..name.len()].copy_from_slice(name.as_bytes());
     InputId::from_uuid(Uuid::from_bytes(bytes))
 }
