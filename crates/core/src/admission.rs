@@ -45,7 +45,7 @@ impl Session {
         }
         check_durability(&input).map_err(rejected)?;
         check_handling_mode(&input, options).map_err(rejected)?;
-        let (policy_row, decision) = self.decide(&input);
+        let (policy_row, decision) = self.decide(&input, options);
         check_pinned(&input, &decision, options).map_err(rejected)?;
         let replaces = self.find_replaced(&input, &decision);
         // What is absorbed leaves the wake that it was owed.
@@ -132,7 +132,7 @@ impl Session {
     }
 
     /// What the policy says, with the session's silent intents: a matching request starts no run, whatever its mode.
-    fn decide(&self, input: &Input) -> (Option<u32>, Decision) {
+    fn decide(&self, input: &Input, options: AcceptOptions) -> (Option<u32>, Decision) {
         let query = PolicyQuery {
             kind: Some(input.kind()),
             mode: input.handling_mode(),
@@ -140,13 +140,17 @@ impl Session {
             busy: self.is_busy(),
         };
         let Ruling { row, decision } = self.policy.decide(query);
-        let decision = match &input.body {
-            InputBody::Peer(Peer { convention: Some(PeerConvention::Request { intent, .. }), .. })
-                if self.silent_intents.binary_search(intent).is_ok() =>
-            {
-                Decision { deliver: Deliver::WithNextRun, wake: false, on_busy: OnBusy::Wait, ..decision }
+        let silent = |intent| self.silent_intents.binary_search(intent).is_ok();
+        let aside = match &input.body {
+            InputBody::Peer(Peer { convention: Some(PeerConvention::Request { intent, .. }), .. }) => {
+                options.aside || silent(intent)
             }
-            _ => decision,
+            _ => options.aside,
+        };
+        let decision = if aside {
+            Decision { deliver: Deliver::WithNextRun, wake: false, on_busy: OnBusy::Wait, ..decision }
+        } else {
+            decision
         };
         (row.map(|row| row as u32), decision)
     }

@@ -110,6 +110,8 @@ pub struct AttemptId {
 pub struct AcceptOptions {
     /// It shall start no run, whatever the policy says. Refused for steering.
     pub without_wake: bool,
+    /// It goes along with what other inputs start, whatever the policy says: its receiver wants it silent.
+    pub aside: bool,
     /// Its caller runs it itself; refused if there is anything else to run.
     pub pinned: bool,
     /// It is a new try of this dead letter.

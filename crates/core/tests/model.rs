@@ -198,6 +198,7 @@ fn an_input() -> impl Strategy<Value = Input> {
 fn options() -> impl Strategy<Value = AcceptOptions> {
     (prop::bool::weighted(0.15), prop::bool::weighted(0.1)).prop_map(|(without_wake, pinned)| AcceptOptions {
         without_wake,
+        aside: false,
         pinned,
         redrive_of: None,
     })

@@ -338,6 +338,7 @@ fn accepted(words: &mut Words<'_>) -> (Input, AcceptOptions) {
     }
     let options = AcceptOptions {
         without_wake: words.flag("no-wake"),
+        aside: words.flag("aside"),
         pinned: words.flag("pinned"),
         redrive_of: words.option("redrive").map(|dead| input_id(&dead)),
     };
