@@ -57,8 +57,8 @@ impl Session {
             Record::RunEnded(ended) => self.apply_ended(ended, &mut ends),
             Record::GateChanged { gate, reason: _ } => {
                 self.gate = *gate;
-                if *gate == Gate::Destroyed && !self.open.is_empty() {
-                    return Err("a destroyed session has open inputs");
+                if matches!(gate, Gate::Stopped | Gate::Destroyed) && !self.open.is_empty() {
+                    return Err("a stopped session has open inputs");
                 }
                 Ok(())
             }
