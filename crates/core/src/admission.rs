@@ -35,7 +35,12 @@ impl Session {
     }
 
     /// Decides, changes nothing. The error is the answer of an input that does not come in.
-    fn admit(&mut self, now: Timestamp, input: Input, options: AcceptOptions) -> Result<Accepted, AcceptOutcome> {
+    pub(crate) fn admit(
+        &mut self,
+        now: Timestamp,
+        input: Input,
+        options: AcceptOptions,
+    ) -> Result<Accepted, AcceptOutcome> {
         let fingerprint = fingerprint(&input);
         // A retry must hear the first answer, so duplicates are found before the gate is, or a limit.
         self.find_duplicate(&input, fingerprint)?;
@@ -77,7 +82,7 @@ impl Session {
         Ok(accepted)
     }
 
-    fn take_in(&mut self, now: Timestamp, accepted: Accepted, step: &mut Step) -> AcceptOutcome {
+    pub(crate) fn take_in(&mut self, now: Timestamp, accepted: Accepted, step: &mut Step) -> AcceptOutcome {
         let id = accepted.input.id();
         if accepted.front {
             self.release_run(now, "interrupted by an input", step);

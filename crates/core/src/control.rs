@@ -98,12 +98,14 @@ impl Session {
             return ControlReport::default();
         }
         let inputs_abandoned = self.empty(now, reason, step);
+        self.terminate_operations(now, reason.code(), step);
         self.set_gate(now, gate, reason.code(), step);
         ControlReport { inputs_abandoned, ..ControlReport::default() }
     }
 
     fn reset(&mut self, now: Timestamp, step: &mut Step) -> ControlReport {
         let inputs_abandoned = self.empty(now, &AbandonReason::Reset, step);
+        self.terminate_operations(now, "reset", step);
         let epoch = RuntimeEpochId::from_uuid(derived_uuid(now, self.id, Purpose::Epoch, self.made));
         self.write(now, Record::SessionReset { epoch }, step);
         ControlReport { inputs_abandoned, ..ControlReport::default() }

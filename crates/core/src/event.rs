@@ -4,8 +4,9 @@
 //! then effects to be performed. Both are plain data.
 
 use crate::{
-    Accepted, Decision, EffectKey, Entry, ExecutionKind, Incarnation, Input, InputId, InputState, JsonText, Outcome,
-    RunApplyBoundary, RunBoundaryReceipt, RunId, RuntimeState, Seq, Terminal, Ticket, Timestamp,
+    Accepted, CompletionSeq, Decision, EffectKey, Entry, ExecutionKind, Incarnation, Input, InputId, InputState,
+    JsonText, OperationId, OperationReport, OperationSpec, OpsLifecycleError, Outcome, RunApplyBoundary,
+    RunBoundaryReceipt, RunId, RuntimeState, Seq, Terminal, Ticket, Timestamp,
 };
 use serde::{Deserialize, Serialize};
 use std::{sync::Arc, time::Duration};
@@ -84,6 +85,42 @@ pub enum Event {
     Release {
         /// Why, in words.
         reason: String,
+    },
+    /// Background work is registered. Answer: [`Reply::Operation`].
+    RegisterOperation {
+        /// Names the answer.
+        ticket: Ticket,
+        /// What its producer says of it.
+        spec: OperationSpec,
+        /// The attempt that registers it, if a run does: refused if that is over.
+        attempt: Option<AttemptId>,
+        /// The life of the process whose producer works on it.
+        incarnation: Incarnation,
+    },
+    /// A producer reports. Answer: [`Reply::Operation`].
+    Operation {
+        /// Names the answer.
+        ticket: Ticket,
+        /// Of which operation.
+        id: OperationId,
+        /// What.
+        report: OperationReport,
+        /// The life of its process.
+        incarnation: Incarnation,
+    },
+    /// All background work ends with its owner. Answer: [`Reply::Operation`].
+    TerminateOperations {
+        /// Names the answer.
+        ticket: Ticket,
+        /// Why, in words.
+        reason: String,
+    },
+    /// The executor says that the model has seen completions up to here. Answer: [`Reply::Operation`].
+    CompletionsApplied {
+        /// Names the answer.
+        ticket: Ticket,
+        /// Up to here.
+        seq: CompletionSeq,
     },
     /// One of the control verbs. Answer: [`Reply::Control`].
     Control {
@@ -274,6 +311,8 @@ pub enum Reply {
     Boundary(Result<Arc<RunBoundaryReceipt>, RunClosed>),
     /// To [`Event::Cancel`].
     Cancel(CancelOutcome),
+    /// To the events of operations.
+    Operation(Result<(), OpsLifecycleError>),
     /// To [`Event::Control`].
     Control(Result<ControlReport, ControlRefused>),
 }
@@ -533,6 +572,10 @@ pub enum DueReason {
     Debounce,
     /// An input has waited aside for too long.
     AsideExpires,
+    /// Completions wait to be told again.
+    Wake,
+    /// Nobody has adopted an operation.
+    OperationLost,
 }
 
 /// When something happens, as people ask.

@@ -1,8 +1,8 @@
 //! What does each record change? The only code that changes the fold; live steps and recovery both end here.
 
 use crate::{
-    AbandonReason, Accepted, Deliver, Entry, Gate, InputId, Lane, Open, Outcome, Place, Record, Replaced, Run,
-    RunApplyBoundary, RunBoundaryReceipt, RunEnd, RunEnded, RunStarted, Seq, Session, Settlement, Timestamp,
+    AbandonReason, Accepted, Deliver, Entry, Gate, InputBody, InputId, Lane, Open, Outcome, Place, Record, Replaced,
+    Run, RunApplyBoundary, RunBoundaryReceipt, RunEnd, RunEnded, RunStarted, Seq, Session, Settlement, Timestamp,
     run::{Member, Phase},
     window::KeyHash,
 };
@@ -74,6 +74,7 @@ impl Session {
                 self.epoch = Some(*epoch);
                 self.gate = Gate::Open;
                 self.context.clear();
+                self.apply_new_epoch();
                 self.made += 1;
                 Ok(())
             }
@@ -82,6 +83,7 @@ impl Session {
                 Ok(())
             }
             Record::Noted { note: _ } => Ok(()),
+            operation => self.apply_operation(at, operation),
         }
     }
 
@@ -117,6 +119,9 @@ impl Session {
         if let Some(lane) = open.home() {
             open.place = Place::Waiting(lane);
         }
+        if let InputBody::Continuation(continuation) = &accepted.input.body {
+            self.apply_wake(id, continuation);
+        }
         self.index_open(&open);
         self.open.insert(id, open);
         if accepted.decision.deliver == Deliver::Ignore {
@@ -145,6 +150,7 @@ impl Session {
         let fingerprint = open.accepted.fingerprint;
         let key = header.idempotency_key.as_ref();
         self.settled.push(id, key, fingerprint, outcome.state(), ends.at, &self.limits);
+        self.apply_wake_over(id, &outcome, ends.at);
         ends.settled.push(Settlement { input: id, seq: ends.seq, outcome });
         Ok(())
     }

@@ -81,6 +81,7 @@ pub(crate) enum Purpose {
     Run = 1,
     Epoch = 2,
     RetryJitter = 3,
+    Wake = 4,
 }
 
 /// 16 bytes that depend only on (session, purpose, counter): the core's stand-in for randomness.

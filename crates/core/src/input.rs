@@ -3,7 +3,7 @@
 //! An [`Input`] is a header (who, how durable, under which key) and a body (one of six kinds). Whether a session
 //! takes it is [`admission`](crate::Session::step)'s business; how a model sees it is [`render`](crate::render)'s.
 
-use crate::{CorrelationId, IdempotencyKey, InputId, OperationId, SupersessionKey, Timestamp};
+use crate::{CompletionEntry, CorrelationId, IdempotencyKey, InputId, OperationId, SupersessionKey, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::sync::Arc;
@@ -265,6 +265,9 @@ pub struct Continuation {
     /// The request it carries on with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,
+    /// The completions it tells of. One that tells of any brings content; one that tells of none resumes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notices: Vec<Arc<CompletionEntry>>,
 }
 
 /// News of a background operation.
@@ -570,6 +573,7 @@ impl Input {
             reason: "detached_background_op_completed".into(),
             handling_mode: HandlingMode::Steer,
             request_id: None,
+            notices: Vec::new(),
         };
         let mut input = Input::durable(id, timestamp, InputOrigin::System, InputBody::Continuation(body));
         input.header.durability = Durability::Derived;

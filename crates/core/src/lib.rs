@@ -26,6 +26,8 @@ mod input;
 mod lanes;
 mod limits;
 pub mod notation;
+mod operation;
+mod ops;
 mod policy;
 mod record;
 pub mod render;
@@ -45,6 +47,7 @@ pub use ids::{
 };
 pub use input::*;
 pub use limits::Limits;
+pub use operation::*;
 pub use policy::*;
 pub use record::*;
 pub use session::{Session, Snapshot};

@@ -35,6 +35,14 @@ pub struct Limits {
     pub ageing: Duration,
     /// How far past inputs of a backing-off source a run looks for one of another source.
     pub lookahead: u32,
+    /// Operations that may be under way.
+    pub operations: u32,
+    /// Operations that are kept after their end.
+    pub operations_kept: u32,
+    /// Completions that the feed keeps.
+    pub completions_kept: u32,
+    /// How long an operation waits to be adopted after its producer's process has died.
+    pub adopt_within: Duration,
     /// Silent intents of one session.
     pub silent_intents: u32,
 }
@@ -56,6 +64,10 @@ impl Default for Limits {
             settled_ttl: Duration::from_secs(7 * 24 * 3600),
             ageing: Duration::from_secs(60),
             lookahead: 256,
+            operations: 1_000,
+            operations_kept: 256,
+            completions_kept: 1_024,
+            adopt_within: Duration::from_secs(60),
             silent_intents: 256,
         }
     }

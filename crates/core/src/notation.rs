@@ -117,6 +117,18 @@ pub fn record(record: &Record, names: &dyn Names) -> String {
         Record::Woken { by } => line.word(snake(&format!("{by:?}"))),
         Record::SessionReset { epoch: _ } => line,
         Record::SilentIntentsSet { intents } => line.word(format_args!("[{}]", intents.join(", "))),
+        Record::OperationRegistered { spec, .. } => {
+            line.word(spec.id).word(snake(&format!("{:?}", spec.kind))).quoted(&spec.display_name)
+        }
+        Record::OperationMoved { id, status } => line.word(id).word(status.as_str()),
+        Record::OperationPeerReady { id, peer } => line.word(id).field("peer", &peer.peer_name),
+        Record::OperationProgressed { id, update } => line.word(id).quoted(&update.message),
+        Record::OperationOrphaned { id, until: _ } | Record::OperationAdopted { id, incarnation: _ } => line.word(id),
+        Record::OperationEnded(entry) => {
+            let status = entry.terminal_outcome.status().as_str();
+            line.word(entry.operation_id).word(status).field("completion", entry.seq.0)
+        }
+        Record::CompletionsApplied { seq } => line.word(seq.0),
         Record::Noted { note } => line.word(note.get()),
     };
     line.0
@@ -154,6 +166,8 @@ pub fn reply(reply: &Reply, names: &dyn Names) -> String {
         }
         Reply::Cancel(CancelOutcome::TooLate { run }) => line.word("too_late").word(names.run(*run)),
         Reply::Cancel(CancelOutcome::NoSuchRun) => line.word("no_such_run"),
+        Reply::Operation(Ok(())) => line.word("done"),
+        Reply::Operation(Err(refused)) => line.word("refused").quoted(&refused.to_string()),
         Reply::Control(Ok(report)) => report_line(line.word("done"), *report),
         Reply::Control(Err(ControlRefused::State { state })) => {
             line.word("refused").field("state", runtime_state(*state))

@@ -4,8 +4,9 @@
 //! is the fold of its records and nothing else.
 
 use crate::{
-    AbandonReason, BlobId, ContentBlock, Decision, Gate, Input, InputId, InputState, MediaSource, Outcome, PendingTool,
-    RunId, RunResult, RuntimeEpochId, Seq, Timestamp,
+    AbandonReason, BlobId, CompletionEntry, CompletionSeq, ContentBlock, Decision, Gate, Incarnation, Input, InputId,
+    InputState, MediaSource, OperationId, OperationPeerHandle, OperationProgressUpdate, OperationSpec, OperationStatus,
+    Outcome, PendingTool, RunId, RunResult, RuntimeEpochId, Seq, Timestamp,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -89,6 +90,55 @@ pub enum Record {
         /// Sorted, without repetitions.
         intents: Vec<String>,
     },
+    /// Background work was registered.
+    OperationRegistered {
+        /// What its producer says of it.
+        spec: Arc<OperationSpec>,
+        /// The life of the process whose producer works on it.
+        incarnation: Incarnation,
+    },
+    /// Background work runs, or is told to end.
+    OperationMoved {
+        /// Which.
+        id: OperationId,
+        /// Where to.
+        status: OperationStatus,
+    },
+    /// The peer of a child can be reached.
+    OperationPeerReady {
+        /// Which.
+        id: OperationId,
+        /// How.
+        peer: OperationPeerHandle,
+    },
+    /// Background work is so far.
+    OperationProgressed {
+        /// Which.
+        id: OperationId,
+        /// How far.
+        update: OperationProgressUpdate,
+    },
+    /// The producer of background work is gone; another may adopt it for a while.
+    OperationOrphaned {
+        /// Which.
+        id: OperationId,
+        /// How long.
+        until: Timestamp,
+    },
+    /// A producer of another process has taken it over.
+    OperationAdopted {
+        /// Which.
+        id: OperationId,
+        /// The life of its process.
+        incarnation: Incarnation,
+    },
+    /// Background work is over: its outcome, its place in the completion feed and the wake it owes, in one.
+    OperationEnded(Arc<CompletionEntry>),
+    /// The executor says that the model has seen completions up to here.
+    CompletionsApplied {
+        /// Up to here.
+        seq: CompletionSeq,
+    },
     /// Somebody outside left a note in the feed. Changes nothing.
     Noted {
         /// The note.
@@ -113,6 +163,14 @@ impl Record {
             Record::Woken { .. } => "woken",
             Record::SessionReset { .. } => "session_reset",
             Record::SilentIntentsSet { .. } => "silent_intents_set",
+            Record::OperationRegistered { .. } => "operation_registered",
+            Record::OperationMoved { .. } => "operation_moved",
+            Record::OperationPeerReady { .. } => "operation_peer_ready",
+            Record::OperationProgressed { .. } => "operation_progressed",
+            Record::OperationOrphaned { .. } => "operation_orphaned",
+            Record::OperationAdopted { .. } => "operation_adopted",
+            Record::OperationEnded(_) => "operation_ended",
+            Record::CompletionsApplied { .. } => "completions_applied",
             Record::Noted { .. } => "noted",
         }
     }

@@ -5,8 +5,8 @@
 //! at the inputs themselves pays for none of it.
 
 use crate::{
-    Accepted, ContentBlock, ExecutionKind, ExternalEvent, HandlingMode, Input, InputBody, InputId, InputOrigin, Peer,
-    PeerConvention, RunApplyBoundary, RunStart, TurnMetadata,
+    Accepted, CompletionEntry, ContentBlock, ExecutionKind, ExternalEvent, HandlingMode, Input, InputBody, InputId,
+    InputOrigin, Peer, PeerConvention, RunApplyBoundary, RunStart, TurnMetadata,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -159,9 +159,26 @@ pub fn append(input: &Input) -> Option<ConversationAppend> {
         InputBody::FlowStep(step) => text_or_blocks(&step.instructions, step.blocks.as_ref()),
         InputBody::Peer(peer) => render_peer(peer, &input.header.source),
         InputBody::ExternalEvent(event) => render_event(event, &input.header.source),
+        InputBody::Continuation(continuation) if !continuation.notices.is_empty() => {
+            let text = continuation.notices.iter().map(|entry| notice(entry)).collect::<Vec<_>>().join("\n");
+            let content = CoreRenderable::Text { text };
+            return Some(ConversationAppend { role: ConversationAppendRole::SystemNotice, content });
+        }
         InputBody::Continuation(_) | InputBody::Operation(_) => return None,
     };
     Some(ConversationAppend { role: ConversationAppendRole::User, content })
+}
+
+/// What the model reads of a completion.
+fn notice(entry: &CompletionEntry) -> String {
+    let status = entry.terminal_outcome.status().as_str();
+    let mut text = format!("[BACKGROUND JOB {} ({}) {status}]", entry.display_name, entry.operation_id);
+    let detail = entry.terminal_outcome.detail().trim();
+    if !detail.is_empty() {
+        text.push(' ');
+        text.push_str(detail);
+    }
+    text
 }
 
 fn context_append(accepted: &Arc<Accepted>) -> Option<ConversationContextAppend> {

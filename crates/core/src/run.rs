@@ -243,8 +243,10 @@ impl Session {
         let inputs: Vec<_> = inputs.iter().map(accepted).collect();
         let context = self.context.iter().cloned().chain(context.iter().map(accepted)).collect();
         let resuming = run.next_sequence > 0;
-        let only_continuations =
-            !inputs.is_empty() && inputs.iter().all(|a| matches!(a.input.body, InputBody::Continuation(_)));
+        let only_continuations = !inputs.is_empty()
+            && inputs
+                .iter()
+                .all(|a| matches!(&a.input.body, InputBody::Continuation(carry_on) if carry_on.notices.is_empty()));
         let kind =
             if resuming || only_continuations { ExecutionKind::ResumePending } else { ExecutionKind::ContentTurn };
         let effect_key = EffectKey { session: self.id, run: run.id, boundary: run.next_sequence, ordinal: 0 };
@@ -266,6 +268,7 @@ impl Session {
         if self.current_attempt() != Some(attempt) {
             return step.reply(ticket, Reply::Checkpoint(Err(RunClosed)));
         }
+        self.tell_at_checkpoint(now, step);
         self.lanes.ripen(now);
         let mut steering = if self.lanes.steer.is_walled() || self.held {
             Vec::new()

@@ -5,10 +5,12 @@
 
 use crate::{
     AbandonReason, Accepted, AttemptId, ChainHash, CorruptJournal, Deliver, Due, DueReason, Durability, Effect, Entry,
-    Event, Gate, IdempotencyKey, InputId, InputKind, InputState, Lane, Limits, Outcome, PolicyTable, Purpose, Record,
-    Reply, Run, RunId, RuntimeEpochId, RuntimeState, Seq, SessionId, Step, SupersessionKey, Ticket, Timestamp, Waker,
+    Event, Gate, IdempotencyKey, InputId, InputKind, InputState, Lane, Limits, OpsLifecycleError, Outcome, PolicyTable,
+    Purpose, Record, Reply, Run, RunId, RuntimeEpochId, RuntimeState, Seq, SessionId, Step, SupersessionKey, Ticket,
+    Timestamp, Waker,
     ids::derived_uuid,
     lanes::{Lanes, Slot},
+    ops::Ops,
     window::{KeyHash, Window},
 };
 use serde::{Deserialize, Serialize};
@@ -61,6 +63,7 @@ pub struct Session {
     /// Counts the ids that the session made itself.
     pub(crate) made: u64,
     pub(crate) last_run: Option<RunId>,
+    pub(crate) ops: Ops,
 
     // Indexes over `open`.
     pub(crate) lanes: Lanes,
@@ -139,6 +142,8 @@ pub struct Snapshot {
     orders: Orders,
     made: u64,
     last_run: Option<RunId>,
+    #[serde(default, skip_serializing_if = "Ops::is_empty")]
+    ops: Ops,
 }
 
 impl Snapshot {
@@ -172,6 +177,7 @@ impl Session {
             orders: Orders::default(),
             made: 0,
             last_run: None,
+            ops: Ops::default(),
             lanes: Lanes::default(),
             keys: BTreeMap::new(),
             scopes: BTreeMap::new(),
@@ -232,7 +238,10 @@ impl Session {
         let now = now.max(self.last_at).max(self.latest);
         self.latest = now;
         match event {
-            Event::Opened { incarnation: _, agent, same_process } => self.on_opened(now, agent, same_process, step),
+            Event::Opened { incarnation, agent, same_process } => {
+                self.on_opened(now, agent, same_process, step);
+                self.orphan_operations(now, incarnation, step);
+            }
             Event::Accept { ticket, input, options } => self.on_accept(now, ticket, *input, options, step),
             Event::Withdraw { ticket, input } => self.on_withdraw(now, ticket, input, step),
             Event::Attach { wakes } => self.on_attach(now, wakes, step),
@@ -244,6 +253,27 @@ impl Session {
                 self.on_cancel(now, ticket, run, &reason, disposition, step);
             }
             Event::Release { reason } => self.release_run(now, &reason, step),
+            Event::RegisterOperation { ticket, spec, attempt, incarnation } => {
+                let closed = attempt.is_some() && self.current_attempt() != attempt;
+                let registered = if closed {
+                    Err(OpsLifecycleError::RunClosed)
+                } else {
+                    self.on_register_operation(now, spec, incarnation, step)
+                };
+                step.reply(ticket, Reply::Operation(registered));
+            }
+            Event::Operation { ticket, id, report, incarnation } => {
+                let done = self.on_operation(now, id, report, incarnation, step);
+                step.reply(ticket, Reply::Operation(done));
+            }
+            Event::TerminateOperations { ticket, reason } => {
+                self.terminate_operations(now, &reason, step);
+                step.reply(ticket, Reply::Operation(Ok(())));
+            }
+            Event::CompletionsApplied { ticket, seq } => {
+                self.on_applied(now, seq, step);
+                step.reply(ticket, Reply::Operation(Ok(())));
+            }
             Event::Control { ticket, verb } => {
                 let report = self.on_control(now, verb, step);
                 step.reply(ticket, Reply::Control(report));
@@ -252,6 +282,8 @@ impl Session {
         }
         self.expire_aside(now, step);
         self.append_context(now, step);
+        self.give_up_orphans(now, step);
+        self.wake_if_owed(now, step);
         // The one place where a run starts.
         self.start_run_if_ready(now, step);
         #[cfg(debug_assertions)]
@@ -271,7 +303,9 @@ impl Session {
         let asides = self.last_asides_ripen().map(|at| Due { at, reason: DueReason::Retry });
         let ripe = ripe.into_iter().chain(asides).min_by_key(|due| due.at).filter(|_| runs && self.run.is_none());
         let expires = self.lanes.next_expiry().map(|at| Due { at, reason: DueReason::AsideExpires });
-        retry.into_iter().chain(ripe).chain(expires).min_by_key(|due| due.at)
+        let wake = self.wake_due().map(|at| Due { at, reason: DueReason::Wake }).filter(|_| runs && self.run.is_none());
+        let lost = self.orphan_due().map(|at| Due { at, reason: DueReason::OperationLost });
+        retry.into_iter().chain(ripe).chain(expires).chain(wake).chain(lost).min_by_key(|due| due.at)
     }
 
     /// The whole state, to recover from later.
@@ -293,6 +327,7 @@ impl Session {
             orders: self.orders,
             made: self.made,
             last_run: self.last_run,
+            ops: self.ops.clone(),
         }
     }
 
@@ -310,6 +345,7 @@ impl Session {
         self.settled = snapshot.settled.clone();
         (self.chain, self.orders) = (snapshot.chain, snapshot.orders);
         (self.made, self.last_run) = (snapshot.made, snapshot.last_run);
+        self.ops = snapshot.ops.clone();
         for open in &snapshot.open {
             self.index_open(open);
             self.open.insert(open.accepted.input.id(), open.clone());
@@ -396,7 +432,10 @@ impl Session {
                 None => {
                     // What is ripe but was not yet moved: nothing chooses while no executor is there.
                     let ripe = self.lanes.next_ripe().is_some_and(|(at, _)| at <= self.latest.max(self.last_at));
-                    ripe || self.lanes.steer.has_waking() || self.lanes.queue.has_waking() || self.drains_aside()
+                    ripe || self.has_wake_pending()
+                        || self.lanes.steer.has_waking()
+                        || self.lanes.queue.has_waking()
+                        || self.drains_aside()
                 }
             }
     }
@@ -406,7 +445,8 @@ impl Session {
         let suspended = self.run.as_ref().and_then(|run| run.suspended_until());
         let ripe = self.lanes.next_ripe().map(|(at, _)| at);
         let asides = self.last_asides_ripen();
-        suspended.into_iter().chain(ripe).chain(asides).chain(self.lanes.next_expiry()).min()
+        let times = suspended.into_iter().chain(ripe).chain(asides).chain(self.lanes.next_expiry());
+        times.chain(self.orphan_due()).min()
     }
 
     /// What the session is doing.

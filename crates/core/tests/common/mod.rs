@@ -106,7 +106,12 @@ pub(crate) fn input(kind: InputKind, name: &str) -> Input {
             Input::external_event(id, START, "webhook", "push", serde_json::json!({ "body": name }))
         }
         InputKind::Continuation => {
-            let body = Continuation { reason: name.into(), handling_mode: HandlingMode::Queue, request_id: None };
+            let body = Continuation {
+                reason: name.into(),
+                handling_mode: HandlingMode::Queue,
+                request_id: None,
+                notices: Vec::new(),
+            };
             Input::durable(id, START, InputOrigin::System, InputBody::Continuation(body))
         }
         InputKind::Operation => {
