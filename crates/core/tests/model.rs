@@ -47,6 +47,8 @@ enum Op {
     /// On to when something is due.
     Wait,
     Crash,
+    /// The store failed: the same process opens the session again.
+    Reopen,
 }
 
 /// One line each, so that a failure can be read.
@@ -59,7 +61,8 @@ impl fmt::Debug for Op {
                 write!(f, " from {:?} mode {:?}", SourceKind::from(&header.source), input.handling_mode())?;
                 write!(f, " key {:?} scope {:?}", header.idempotency_key, header.supersession_key)?;
                 let no_wake = if options.without_wake { " no-wake" } else { "" };
-                write!(f, "{no_wake}{}", if options.pinned { " pinned" } else { "" })
+                let aside = if options.aside { " aside" } else { "" };
+                write!(f, "{no_wake}{aside}{}", if options.pinned { " pinned" } else { "" })
             }
             Op::Withdraw(input) => write!(f, "withdraw {}", name_of(*input)),
             Op::Attach(wakes) => write!(f, "attach {wakes}"),
@@ -78,6 +81,7 @@ impl fmt::Debug for Op {
             Op::Due => f.write_str("due"),
             Op::Wait => f.write_str("wait"),
             Op::Crash => f.write_str("crash"),
+            Op::Reopen => f.write_str("reopen"),
         }
     }
 }
@@ -196,10 +200,11 @@ fn an_input() -> impl Strategy<Value = Input> {
 }
 
 fn options() -> impl Strategy<Value = AcceptOptions> {
-    (prop::bool::weighted(0.15), prop::bool::weighted(0.1)).prop_map(|(without_wake, pinned)| AcceptOptions {
+    let likely = prop::bool::weighted;
+    (likely(0.15), likely(0.1), likely(0.05)).prop_map(|(without_wake, pinned, aside)| AcceptOptions {
         without_wake,
-        aside: false,
         pinned,
+        aside,
         redrive_of: None,
     })
 }
@@ -252,6 +257,7 @@ fn op() -> impl Strategy<Value = Op> {
         3 => Just(Op::Due),
         8 => Just(Op::Wait),
         3 => Just(Op::Crash),
+        1 => Just(Op::Reopen),
     ]
 }
 
@@ -282,7 +288,7 @@ impl Pair {
             attempts: Vec::new(),
             accepted: BTreeMap::new(),
         };
-        pair.drive(opened(), |_| {});
+        pair.drive(opened(false), |_| {});
         pair
     }
 
@@ -447,19 +453,20 @@ impl Pair {
                 self.now = self.now.max(due.at);
                 self.drive(Event::Due, |_| {});
             }
-            Op::Crash => {
+            Op::Crash | Op::Reopen => {
                 let live = self.session.snapshot();
                 self.session = self.recover(None, &self.journal);
                 assert_eq!(self.session.snapshot(), live, "the fold of the journal is the live state");
                 let (last, now) = (self.session.last_at(), self.now);
-                self.drive(opened(), |model| model.reopened(last, now));
+                let same_process = matches!(op, Op::Reopen);
+                self.drive(opened(same_process), |model| model.reopened(last, now, same_process));
             }
         }
     }
 }
 
-fn opened() -> Event {
-    Event::Opened { incarnation: Incarnation::from_uuid(Uuid::from_u128(1)), agent: None, same_process: false }
+fn opened(same_process: bool) -> Event {
+    Event::Opened { incarnation: Incarnation::from_uuid(Uuid::from_u128(1)), agent: None, same_process }
 }
 
 /// The answer without what the model does not know: positions in the lane.
@@ -577,6 +584,32 @@ proptest! {
         for op in ops {
             pair.play(op);
         }
+        check_journal(&pair.journal);
+    }
+
+    /// Once nothing fails any more and somebody is there to run it, whatever was accepted ends: nothing is parked for ever.
+    // S 94, 109, 116, 151
+    #[test]
+    fn everything_accepted_ends_once_faults_stop(ops in vec(op(), 1..80)) {
+        let mut pair = Pair::new();
+        for op in ops {
+            pair.play(op);
+        }
+        for op in [Op::Control(Control::Revive), Op::Control(Control::Release), Op::Attach(true)] {
+            pair.play(op);
+        }
+        for _ in 0..400 {
+            let terminal = Terminal::Result(Arc::new(RunResult::text("ok")));
+            pair.play(if pair.model.leaving.is_some() {
+                Op::Returned
+            } else if pair.model.current().is_some() {
+                Op::Ended(RunReport::Done { output: BoundaryOutput::default(), terminal })
+            } else {
+                Op::Wait
+            });
+        }
+        prop_assert_eq!(pair.session.active_inputs().collect::<Vec<_>>(), []);
+        prop_assert_eq!(pair.session.next_due(), None);
         check_journal(&pair.journal);
     }
 

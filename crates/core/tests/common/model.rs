@@ -325,9 +325,13 @@ impl Model {
         let busy = self.run.is_some();
         let source = SourceKind::from(&input.header.source);
         let mut decision = self.policy.decide(PolicyQuery { kind: Some(kind), mode, source, busy }).decision;
-        if let InputBody::Peer(Peer { convention: Some(PeerConvention::Request { intent, .. }), .. }) = &input.body
-            && self.silent.contains(intent)
-        {
+        let silent = match &input.body {
+            InputBody::Peer(Peer { convention: Some(PeerConvention::Request { intent, .. }), .. }) => {
+                self.silent.contains(intent)
+            }
+            _ => false,
+        };
+        if silent || options.aside {
             (decision.deliver, decision.wake, decision.on_busy) = (Deliver::WithNextRun, false, OnBusy::Wait);
         }
         let lane = home(decision.deliver);
@@ -823,15 +827,20 @@ impl Model {
 // The owner and the verbs.
 impl Model {
     /// `last`: the moment of the last entry, the latest that a new process knows of.
-    pub(crate) fn reopened(&mut self, last: Timestamp, now: Timestamp) {
+    pub(crate) fn reopened(&mut self, last: Timestamp, now: Timestamp, same_process: bool) {
         self.now = last.max(now);
         (self.attached, self.leaving) = (false, None);
         if let Some(run) = self.run.as_ref().filter(|run| run.until.is_none()) {
             if run.pinned {
                 self.cut("abandoned caller_gone");
+            } else if same_process {
+                self.let_go();
             } else {
                 self.fail("the process that ran it is gone", true, None);
             }
+        }
+        if same_process {
+            return;
         }
         let is_lost = |item: &&Item| item.input.header.durability != Durability::Durable && item.starts == 0;
         let mut gone: Vec<_> = self.items.iter().filter(is_lost).map(Item::id).collect();
