@@ -269,6 +269,10 @@ impl Session {
             return step.reply(ticket, Reply::Checkpoint(Err(RunClosed)));
         }
         self.tell_at_checkpoint(now, step);
+        // The policy may have let what is told interrupt the run.
+        if self.current_attempt() != Some(attempt) {
+            return step.reply(ticket, Reply::Checkpoint(Err(RunClosed)));
+        }
         self.lanes.ripen(now);
         let mut steering = if self.lanes.steer.is_walled() || self.held {
             Vec::new()
