@@ -9,8 +9,10 @@ use common::{Rig, START, input, input_id, prompt, session_id};
 use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 use windlass_core::{
     AcceptOptions, BoundaryOutput, ChainHash, Control, CorruptJournal, Decision, Deliver, Disposition, Durability,
-    Entry, Event, HandlingMode, InputKind, InputState, Join, JsonText, Limits, Merge, OnBusy, Outcome, PendingTool,
-    PolicyTable, Record, Row, RunEnd, RunReport, RunResult, Seq, Session, SourceKind, Terminal, Ticket,
+    Entry, Event, HandlingMode, InputKind, InputState, Join, JsonText, Limits, Merge, OnBusy, OperationId,
+    OperationKind, OperationPeerHandle, OperationProgressUpdate, OperationReport, OperationResult, OperationSpec,
+    Outcome, PendingTool, PolicyTable, Record, Row, RunEnd, RunReport, RunResult, Seq, Session, SourceKind, Terminal,
+    Ticket,
 };
 
 fn golden(name: &str) -> PathBuf {
@@ -43,6 +45,44 @@ fn policy() -> PolicyTable {
     policy
 }
 
+/// Operations go through all their records, and one is told to the model.
+fn work_in_the_background(rig: &mut Rig) {
+    let id = |n: u128| OperationId::from_uuid(uuid::Uuid::from_u128(n));
+    let life = |n: u128| windlass_core::Incarnation::from_uuid(uuid::Uuid::from_u128(n));
+    let ticket = Ticket(1);
+    for (n, kind, adoptable) in [(1, OperationKind::MobMemberChild, true), (2, OperationKind::BackgroundToolOp, false)]
+    {
+        let spec = OperationSpec {
+            id: id(n),
+            kind,
+            display_name: format!("job {n}"),
+            source_label: "test".into(),
+            child_session_id: (n == 1).then(session_id),
+            expect_peer_channel: n == 1,
+            adoptable,
+        };
+        rig.step(Event::RegisterOperation { ticket, spec, attempt: None, incarnation: life(1) });
+        let report = OperationReport::ProvisioningSucceeded;
+        rig.step(Event::Operation { ticket, id: id(n), report, incarnation: life(1) });
+    }
+    let peer = OperationPeerHandle { peer_name: "child".into(), peer_id: "c".into(), address: "local".into() };
+    let update = OperationProgressUpdate { message: "half".into(), percent: Some(50.0) };
+    for report in [OperationReport::PeerReady(peer), OperationReport::Progress(update)] {
+        rig.step(Event::Operation { ticket, id: id(1), report, incarnation: life(1) });
+    }
+    let incarnation = life(2);
+    rig.session = rig.recovered();
+    rig.step(Event::Opened { incarnation, agent: None, same_process: false });
+    let result = OperationResult { content: "grown up".into(), ..OperationResult::default() };
+    for report in [OperationReport::Adopt, OperationReport::RequestRetire, OperationReport::Complete(result)] {
+        rig.step(Event::Operation { ticket, id: id(1), report, incarnation });
+    }
+    rig.step(Event::Attach { wakes: true });
+    rig.step(Event::CompletionsApplied { ticket, seq: rig.session.completion_watermark() });
+    rig.done();
+    rig.step(Event::Detach);
+}
+
 /// A life in which everything happens that can stand in a journal.
 fn a_full_life() -> Rig {
     let mut rig = Rig::new(Limits { attempts: 2, ..Limits::default() }, policy());
@@ -72,6 +112,8 @@ fn a_full_life() -> Rig {
     let external = || windlass_core::InputOrigin::External { source_name: "hook".into() };
     let peer = || windlass_core::InputOrigin::Peer { peer_id: "bob".into(), runtime_id: Some("r".into()) };
     let flow = || windlass_core::InputOrigin::Flow { flow_id: "f".into(), step_index: 2 };
+
+    work_in_the_background(&mut rig);
 
     // Every way to wait, and to be replaced.
     rig.control(Control::SetSilentIntents(vec!["ask".into()]));
@@ -173,12 +215,20 @@ fn the_golden_journal_leaves_nothing_out() {
     let names: BTreeSet<_> = entries.iter().map(|entry| entry.record.name()).collect();
     let expected = [
         "boundary_committed",
+        "completions_applied",
         "context_appended",
         "gate_changed",
         "hold_changed",
         "input_accepted",
         "inputs_settled",
         "noted",
+        "operation_adopted",
+        "operation_ended",
+        "operation_moved",
+        "operation_orphaned",
+        "operation_peer_ready",
+        "operation_progressed",
+        "operation_registered",
         "run_ended",
         "run_started",
         "run_steered",

@@ -125,7 +125,6 @@ impl Chaos {
             Op::Boundary if rig.attempt.is_some() => drop(rig.boundary()),
             Op::Done if rig.attempt.is_some() => rig.done(),
             Op::Fail | Op::Returned if rig.attempt.is_some() => rig.fail(),
-            Op::Checkpoint | Op::Boundary | Op::Done | Op::Fail | Op::Returned => {}
             Op::Cancel(disposition) => drop(rig.cancel(None, disposition)),
             Op::Hold(true) => drop(rig.control(Control::Hold)),
             Op::Hold(false) => drop(rig.control(Control::Release)),
@@ -136,7 +135,7 @@ impl Chaos {
             }
             Op::Tick(millis) => rig.now = rig.now + Duration::from_millis(millis.into()),
             Op::Wait if rig.session.next_due().is_some() => rig.wait(),
-            Op::Wait => {}
+            Op::Wait | Op::Checkpoint | Op::Boundary | Op::Done | Op::Fail | Op::Returned => {}
             Op::Crash => {
                 self.life += 1;
                 rig.crash();
