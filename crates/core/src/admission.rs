@@ -5,8 +5,8 @@
 
 use crate::{
     AcceptOptions, AcceptOutcome, Accepted, Decision, Deliver, Durability, Gate, HandlingMode, Input, InputBody,
-    InputId, InputKind, InputOrigin, InputState, Join, Lane, Merge, OnBusy, Peer, PeerConvention, PolicyQuery, Prompt,
-    Record, RejectReason, Replaced, Reply, Ruling, Session, SourceKind, Step, Ticket, Timestamp,
+    InputId, InputKind, InputOrigin, InputState, Join, Lane, Limits, Merge, OnBusy, Peer, PeerConvention, PolicyQuery,
+    Prompt, Record, RejectReason, Replaced, Reply, Ruling, Session, SourceKind, Step, Ticket, Timestamp,
     fingerprint::fingerprint, record::Fingerprint,
 };
 use std::sync::Arc;
@@ -198,14 +198,13 @@ impl Session {
         let key = input.header.supersession_key.clone()?;
         let (_, &older) = self.scopes.get(&(input.kind(), key, lane_of(decision.deliver)?))?.last_key_value()?;
         let open = &self.open[&older];
+        // What is promised to survive a crash is not given up for what may vanish in one.
+        let lasts = input.header.durability == Durability::Durable || open.is_ephemeral();
         let fits = match decision.merge {
-            Merge::Coalesce { join: Join::Append } => {
-                let both = open.accepted.input.payload_bytes() + input.payload_bytes();
-                both <= self.limits.payload_bytes as usize && text_of(&open.accepted.input).is_some()
-            }
+            Merge::Coalesce { join: Join::Append } => can_join(&open.accepted.input, input, &self.limits),
             _ => true,
         };
-        fits.then_some(Replaced { older, coalesced })
+        (lasts && fits).then_some(Replaced { older, coalesced })
     }
 
     /// When a debounced input is due: after its quiet, but not later than the first of its scope may wait.
@@ -241,6 +240,14 @@ fn lane_of(deliver: Deliver) -> Option<Lane> {
         Deliver::WithNextRun => Some(Lane::Aside),
         Deliver::Context | Deliver::Ignore => None,
     }
+}
+
+/// Whether nothing of either would be lost or too much: text joins text, and blocks, which stand for it, join blocks.
+fn can_join(older: &Input, newer: &Input, limits: &Limits) -> bool {
+    let both = older.payload_bytes() + newer.payload_bytes();
+    both <= limits.payload_bytes as usize
+        && older.blocks().is_some() == newer.blocks().is_some()
+        && [older, newer].into_iter().all(|input| text_of(input).is_some())
 }
 
 /// The text of an input, where it has one that can be joined to another.

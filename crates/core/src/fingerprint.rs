@@ -1,32 +1,38 @@
 //! Do two inputs say the same, so that the second is a retry of the first?
 
-use crate::{Fingerprint, Input, InputBody};
+use crate::{Fingerprint, Input, InputBody, InputOrigin};
 
 /// Hashes what an input says: kind, body (content, handling mode, metadata), source, durability and supersession key.
 ///
 /// Not hashed, because a retry may differ in them: id, timestamp, correlation, visibility, idempotency key. The hash is
 /// taken over the JSON of these parts, whose member order is fixed by their types, so it is the same on every machine.
 pub(crate) fn fingerprint(input: &Input) -> Fingerprint {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(input.kind().as_str().as_bytes());
-    hasher.update(&[0, input.header.durability as u8]);
+    // Put together first: a hasher that is fed morsels takes several times as long.
+    let mut said = Vec::with_capacity(256);
+    said.extend(input.kind().as_str().as_bytes());
+    said.extend([0, input.header.durability as u8]);
     if let Some(key) = &input.header.supersession_key {
-        hasher.update(key.as_str().as_bytes());
+        said.extend(key.as_str().as_bytes());
     }
-    hasher.update(&[0]);
-    write_json(&mut hasher, &input.header.source);
-    // The common prompt needs no JSON to be unambiguous: words alone, after a byte that no JSON begins with.
+    // No key, and no JSON, holds a byte below a space: what stands between such bytes is unambiguous.
+    said.push(0);
+    match &input.header.source {
+        InputOrigin::Operator => said.push(1),
+        source => write_json(&mut said, source),
+    }
+    said.push(0);
     match &input.body {
         InputBody::Prompt(prompt) if prompt.blocks.is_none() && prompt.turn_metadata.is_none() => {
-            hasher.update(&[1]).update(prompt.text.as_bytes());
+            said.push(1);
+            said.extend(prompt.text.as_bytes());
         }
-        body => write_json(&mut hasher, body),
+        body => write_json(&mut said, body),
     }
-    Fingerprint(hasher.finalize().as_bytes()[..16].try_into().expect("a BLAKE3 hash has 32 bytes"))
+    Fingerprint(blake3::hash(&said).as_bytes()[..16].try_into().expect("a BLAKE3 hash has 32 bytes"))
 }
 
-fn write_json(hasher: &mut blake3::Hasher, value: &impl serde::Serialize) {
-    serde_json::to_writer(hasher, value).expect("inputs are made of JSON types and a hasher takes every byte");
+fn write_json(said: &mut Vec<u8>, value: &impl serde::Serialize) {
+    serde_json::to_writer(said, value).expect("inputs are made of JSON types and memory takes every byte");
 }
 
 #[cfg(test)]

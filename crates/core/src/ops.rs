@@ -108,11 +108,12 @@ impl Session {
             | OperationReport::MarkRetired
             | OperationReport::Complete(_) => matches!(status, Running | Retiring),
             OperationReport::RequestRetire => status == Running,
-            OperationReport::Fail { .. } | OperationReport::Cancel { .. } => !status.is_terminal(),
             OperationReport::Adopt if op.orphaned_until.is_none() => {
                 return Err(OpsLifecycleError::NotAdoptable { id });
             }
-            OperationReport::Adopt => !status.is_terminal(),
+            OperationReport::Adopt | OperationReport::Fail { .. } | OperationReport::Cancel { .. } => {
+                !status.is_terminal()
+            }
         };
         if !allowed {
             return Err(OpsLifecycleError::InvalidTransition { id, status, action: report.action().to_owned() });

@@ -439,20 +439,21 @@ pub struct RunBoundaryReceipt {
 impl RunBoundaryReceipt {
     /// The chain hash this receipt must carry if it follows `before`.
     pub fn chain_after(&self, before: ChainHash) -> ChainHash {
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(&before.0);
-        hasher.update(self.run_id.as_uuid().as_bytes());
-        hasher.update(&self.sequence.to_le_bytes());
-        hasher.update(&[self.boundary as u8]);
-        hasher.update(&(self.contributing_input_ids.len() as u64).to_le_bytes());
-        for input in &self.contributing_input_ids {
-            hasher.update(input.as_uuid().as_bytes());
-        }
+        // Put together first: a hasher that is fed morsels takes several times as long.
         let digest = self.conversation_digest.as_deref().unwrap_or_default();
-        hasher.update(&(digest.len() as u64).to_le_bytes());
-        hasher.update(digest.as_bytes());
-        hasher.update(&self.message_count.to_le_bytes());
-        ChainHash(*hasher.finalize().as_bytes())
+        let mut link = Vec::with_capacity(96 + 16 * self.contributing_input_ids.len() + digest.len());
+        link.extend(before.0);
+        link.extend(self.run_id.as_uuid().as_bytes());
+        link.extend(self.sequence.to_le_bytes());
+        link.push(self.boundary as u8);
+        link.extend((self.contributing_input_ids.len() as u64).to_le_bytes());
+        for input in &self.contributing_input_ids {
+            link.extend(input.as_uuid().as_bytes());
+        }
+        link.extend((digest.len() as u64).to_le_bytes());
+        link.extend(digest.as_bytes());
+        link.extend(self.message_count.to_le_bytes());
+        ChainHash(*blake3::hash(&link).as_bytes())
     }
 }
 

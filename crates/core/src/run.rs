@@ -325,10 +325,8 @@ impl Session {
     }
 
     /// Appends waiting context to the conversation, unless a run is on that has not reached a boundary since it came.
-    pub(crate) fn append_context(&mut self, now: Timestamp, step: &mut Step) {
-        if self.run.as_ref().is_some_and(|run| run.is_running())
-            && !step.entries.last().is_some_and(|entry| matches!(entry.record, Record::BoundaryCommitted(_)))
-        {
+    pub(crate) fn append_context(&mut self, now: Timestamp, at_boundary: bool, step: &mut Step) {
+        if self.run.as_ref().is_some_and(|run| run.is_running()) && !at_boundary {
             return;
         }
         let waiting = self.context_waiting();

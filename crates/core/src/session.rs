@@ -11,7 +11,7 @@ use crate::{
     ids::derived_uuid,
     lanes::{Lanes, Slot},
     ops::Ops,
-    window::{KeyHash, Window},
+    window::{KeyHash, Remembered, Window},
 };
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, sync::Arc};
@@ -137,7 +137,7 @@ pub struct Snapshot {
     open: Vec<Open>,
     run: Option<Box<Run>>,
     context: Vec<Arc<Accepted>>,
-    settled: Window,
+    settled: Remembered,
     chain: ChainHash,
     orders: Orders,
     made: u64,
@@ -237,6 +237,7 @@ impl Session {
         // Time never goes back within a session, whatever the wall clock does.
         let now = now.max(self.last_at).max(self.latest);
         self.latest = now;
+        let at_boundary = matches!(event, Event::Boundary { .. });
         match event {
             Event::Opened { incarnation, agent, same_process } => {
                 self.on_opened(now, agent, same_process, step);
@@ -281,7 +282,7 @@ impl Session {
             Event::Due => {}
         }
         self.expire_aside(now, step);
-        self.append_context(now, step);
+        self.append_context(now, at_boundary, step);
         self.give_up_orphans(now, step);
         self.wake_if_owed(now, step);
         // The one place where a run starts.
@@ -322,7 +323,7 @@ impl Session {
             open: self.open.values().cloned().collect(),
             run: self.run.clone(),
             context: self.context.clone(),
-            settled: self.settled.clone(),
+            settled: self.settled.remembered(),
             chain: self.chain,
             orders: self.orders,
             made: self.made,
@@ -342,7 +343,7 @@ impl Session {
         self.silent_intents = silent_intents.clone();
         self.run = snapshot.run.clone();
         self.context = snapshot.context.clone();
-        self.settled = snapshot.settled.clone();
+        self.settled = Window::over(&snapshot.settled);
         (self.chain, self.orders) = (snapshot.chain, snapshot.orders);
         (self.made, self.last_run) = (snapshot.made, snapshot.last_run);
         self.ops = snapshot.ops.clone();

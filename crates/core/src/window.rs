@@ -37,22 +37,67 @@ impl KeyHash {
     }
 }
 
-/// The settled inputs of a session, oldest first.
+/// The settled inputs of a session, oldest first: what snapshots share.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Window {
+pub(crate) struct Remembered {
     sealed: VecDeque<Arc<[Settled]>>,
     /// How many of the first sealed chunk (or of the tail, if none is sealed) are forgotten.
     skip: usize,
     tail: Vec<Settled>,
+}
+
+/// The settled inputs of a session, and where to find them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Window {
+    kept: Remembered,
     /// The number of inputs ever forgotten: the index of the oldest one kept.
     first: u32,
     by_id: HashTable<u32>,
     by_key: HashTable<u32>,
 }
 
+impl Remembered {
+    fn len(&self) -> usize {
+        // Every sealed chunk is full.
+        self.sealed.len() * CHUNK + self.tail.len() - self.skip
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Settled> {
+        self.sealed.iter().flat_map(|chunk| chunk.iter()).chain(&self.tail).skip(self.skip)
+    }
+
+    fn oldest(&self) -> Option<&Settled> {
+        self.sealed.front().map_or(&self.tail[..], |chunk| &chunk[..]).get(self.skip)
+    }
+
+    fn push(&mut self, settled: Settled) {
+        // Grown by a little at a time: a window of thousands must not hold room for thousands more.
+        if self.tail.len() == self.tail.capacity() {
+            self.tail.reserve_exact((self.tail.len() / 2).clamp(4, CHUNK));
+        }
+        self.tail.push(settled);
+        if self.tail.len() == CHUNK {
+            self.sealed.push_back(std::mem::take(&mut self.tail).into());
+        }
+    }
+}
+
 impl Window {
+    /// The window over what a snapshot remembers.
+    pub(crate) fn over(kept: &Remembered) -> Window {
+        let mut window = Window { kept: kept.clone(), ..Window::default() };
+        for index in 0..kept.len() as u32 {
+            window.index(index);
+        }
+        window
+    }
+
+    pub(crate) fn remembered(&self) -> Remembered {
+        self.kept.clone()
+    }
+
     pub(crate) fn len(&self) -> usize {
-        self.sealed.iter().map(|chunk| chunk.len()).sum::<usize>() + self.tail.len() - self.skip
+        self.kept.len()
     }
 
     pub(crate) fn by_id(&self, id: InputId) -> Option<&Settled> {
@@ -79,48 +124,37 @@ impl Window {
         self.insert(Settled { id, key, fingerprint, at: seconds(now), state });
         let ttl = u32::try_from(limits.settled_ttl.as_secs()).unwrap_or(u32::MAX);
         while self.len() > limits.settled_kept as usize
-            || self.oldest().is_some_and(|oldest| oldest.at.saturating_add(ttl) < seconds(now))
+            || self.kept.oldest().is_some_and(|oldest| oldest.at.saturating_add(ttl) < seconds(now))
         {
             self.forget_oldest();
         }
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Settled> {
-        self.sealed.iter().flat_map(|chunk| chunk.iter()).chain(&self.tail).skip(self.skip)
+    fn insert(&mut self, settled: Settled) {
+        let index = self.first.wrapping_add(self.len() as u32);
+        self.kept.push(settled);
+        self.index(index);
     }
 
-    fn insert(&mut self, settled: Settled) {
-        // Grown by a little at a time: a window of thousands must not hold room for thousands more.
-        if self.tail.len() == self.tail.capacity() {
-            self.tail.reserve_exact((self.tail.len() / 2).clamp(4, CHUNK));
-        }
-        let index = self.first.wrapping_add(self.len() as u32);
-        self.tail.push(settled);
+    fn index(&mut self, index: u32) {
+        let Settled { id, key, .. } = *self.at(index);
         let mut by_id = std::mem::take(&mut self.by_id);
-        by_id.insert_unique(hash(settled.id.as_uuid().as_bytes()), index, |&index| {
-            hash(self.at(index).id.as_uuid().as_bytes())
-        });
+        by_id
+            .insert_unique(hash(id.as_uuid().as_bytes()), index, |&index| hash(self.at(index).id.as_uuid().as_bytes()));
         self.by_id = by_id;
-        if !settled.key.is_none() {
+        if !key.is_none() {
             let mut by_key = std::mem::take(&mut self.by_key);
             // A key can be settled twice if its window ended in between; the latest holder is the one to find.
-            if let Ok(old) = by_key.find_entry(hash(&settled.key.0), |&index| self.at(index).key == settled.key) {
+            if let Ok(old) = by_key.find_entry(hash(&key.0), |&index| self.at(index).key == key) {
                 old.remove();
             }
-            by_key.insert_unique(hash(&settled.key.0), index, |&index| hash(&self.at(index).key.0));
+            by_key.insert_unique(hash(&key.0), index, |&index| hash(&self.at(index).key.0));
             self.by_key = by_key;
         }
-        if self.tail.len() == CHUNK {
-            self.sealed.push_back(std::mem::take(&mut self.tail).into());
-        }
-    }
-
-    fn oldest(&self) -> Option<&Settled> {
-        self.sealed.front().map_or(&self.tail[..], |chunk| &chunk[..]).get(self.skip)
     }
 
     fn forget_oldest(&mut self) {
-        let Some(oldest) = self.oldest().copied() else { return };
+        let Some(oldest) = self.kept.oldest().copied() else { return };
         let index = self.first;
         if let Ok(entry) = self.by_id.find_entry(hash(oldest.id.as_uuid().as_bytes()), |&at| at == index) {
             entry.remove();
@@ -129,31 +163,32 @@ impl Window {
             entry.remove();
         }
         self.first = self.first.wrapping_add(1);
-        self.skip += 1;
-        match self.sealed.front() {
-            Some(chunk) if self.skip == chunk.len() => {
-                self.sealed.pop_front();
-                self.skip = 0;
+        let kept = &mut self.kept;
+        kept.skip += 1;
+        match kept.sealed.front() {
+            Some(chunk) if kept.skip == chunk.len() => {
+                kept.sealed.pop_front();
+                kept.skip = 0;
             }
-            None if self.skip == self.tail.len() => {
-                self.tail = Vec::new();
-                self.skip = 0;
+            None if kept.skip == kept.tail.len() => {
+                kept.tail = Vec::new();
+                kept.skip = 0;
             }
             _ => {}
         }
     }
 
     fn at(&self, index: u32) -> &Settled {
-        let offset = index.wrapping_sub(self.first) as usize + self.skip;
-        match self.sealed.get(offset / CHUNK) {
+        let offset = index.wrapping_sub(self.first) as usize + self.kept.skip;
+        match self.kept.sealed.get(offset / CHUNK) {
             Some(chunk) => &chunk[offset % CHUNK],
-            None => &self.tail[offset - self.sealed.len() * CHUNK],
+            None => &self.kept.tail[offset - self.kept.sealed.len() * CHUNK],
         }
     }
 }
 
-impl PartialEq for Window {
-    fn eq(&self, other: &Window) -> bool {
+impl PartialEq for Remembered {
+    fn eq(&self, other: &Remembered) -> bool {
         self.iter().eq(other.iter())
     }
 }
@@ -173,7 +208,7 @@ fn hash(bytes: &[u8; 16]) -> u64 {
 #[derive(Serialize, Deserialize)]
 struct SettledTuple(Uuid, Option<Fingerprint>, Fingerprint, u32, InputState);
 
-impl Serialize for Window {
+impl Serialize for Remembered {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_seq(self.iter().map(|settled| {
             let key = (!settled.key.is_none()).then_some(Fingerprint(settled.key.0));
@@ -182,17 +217,17 @@ impl Serialize for Window {
     }
 }
 
-impl<'de> Deserialize<'de> for Window {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Window, D::Error> {
-        let mut window = Window::default();
+impl<'de> Deserialize<'de> for Remembered {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Remembered, D::Error> {
+        let mut remembered = Remembered::default();
         for SettledTuple(id, key, fingerprint, at, state) in Vec::<SettledTuple>::deserialize(deserializer)? {
             if !state.is_terminal() {
                 return Err(de::Error::custom("a settled input has a terminal state"));
             }
             let key = key.map(|key| KeyHash(key.0)).unwrap_or_default();
-            window.insert(Settled { id: InputId::from_uuid(id), key, fingerprint, at, state });
+            remembered.push(Settled { id: InputId::from_uuid(id), key, fingerprint, at, state });
         }
-        Ok(window)
+        Ok(remembered)
     }
 }
 
@@ -248,10 +283,10 @@ mod tests {
         let mut window = Window::default();
         for n in 1..=500 {
             push(&mut window, n, 0, &limits);
-            let json = serde_json::to_string(&window).unwrap();
-            let back: Window = serde_json::from_str(&json).unwrap();
-            assert_eq!(back, window);
-            assert!(back.by_key(key(n)).is_some());
+            let json = serde_json::to_string(&window.remembered()).unwrap();
+            let back = serde_json::from_str(&json).unwrap();
+            assert_eq!(window.remembered(), back);
+            assert!(Window::over(&back).by_key(key(n)).is_some());
         }
     }
 }
