@@ -270,3 +270,45 @@ fn effect_keys_are_stable_over_attempts() {
     let third = key(&rig.steps(Event::Due).effects).unwrap();
     assert_eq!(third, first.replace("/0/0", "/1/0"));
 }
+
+/// Joined contents lose nothing: blocks join blocks and words join words, else both inputs stay.
+// S 67
+#[test]
+fn joined_contents_lose_nothing() {
+    use windlass_core::{Decision, Join, Limits, Merge, PolicyTable, Row};
+    let decision = Decision { merge: Merge::Coalesce { join: Join::Append }, ..Decision::QUEUE };
+    let rows = vec![Row { kind: None, mode: None, source: None, busy: None, decision }];
+    let text_only = |name: &str| input(InputKind::PeerRequest, name);
+    let pictured = |name: &str| with_blocks(text_only(name), &[ContentBlock::text(name), image()]);
+    let event = |name: &str, payload| Input::external_event(input_id(name), START, "hook", "push", payload);
+    let old = json!({ "body": "old" });
+    for (older, newer, joined) in [
+        (text_only("old"), text_only("new"), Some(text("old\nnew"))),
+        (
+            pictured("old"),
+            pictured("new"),
+            Some(blocks(&[
+                ContentBlock::text("old\nnew"),
+                ContentBlock::text("old"),
+                image(),
+                ContentBlock::text("new"),
+                image(),
+            ])),
+        ),
+        (pictured("old"), text_only("new"), None),
+        (text_only("old"), pictured("new"), None),
+        (event("old", old.clone()), event("new", json!({ "body": "new" })), Some(text("[EVENT via hook] old\nnew"))),
+        (event("old", old.clone()), event("new", json!({ "commit": 1 })), None),
+        (event("old", json!({ "commit": 1 })), event("new", old), None),
+    ] {
+        let mut rig = Rig::new(Limits::default(), PolicyTable { version: 1, rows: rows.clone() });
+        rig.open();
+        rig.accept(older.superseding("s").unwrap());
+        rig.accept(newer.superseding("s").unwrap());
+        assert_eq!(rig.session.open_inputs(), if joined.is_some() { 1 } else { 2 });
+        if let Some(joined) = joined {
+            let survivor = rig.session.active_input(input_id("new")).expect("the newer survives");
+            assert_eq!(content(&survivor.input), joined);
+        }
+    }
+}

@@ -427,7 +427,9 @@ impl Model {
             item.input.kind() == input.kind() && item.input.header.supersession_key.as_ref() == Some(key)
         };
         let untouched = self.items.iter().filter(|item| item.starts == 0 && item.at == At::Lane(lane));
-        untouched.filter(same).max_by_key(|item| item.order).map(Item::id)
+        let last = untouched.filter(same).max_by_key(|item| item.order)?;
+        let durable = |input: &Input| input.header.durability == Durability::Durable;
+        (durable(input) || !durable(&last.input)).then(|| last.id())
     }
 }
 
