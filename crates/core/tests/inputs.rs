@@ -352,4 +352,11 @@ proptest! {
         let payload = json!({ "body": text, "n": number, "list": [null, true, { "deep": number }] });
         round_trip(&Input::external_event(input_id("b"), START, "x", text, payload));
     }
+
+    /// A number in a payload is the same after any number of restarts.
+    // S 1
+    #[test]
+    fn any_number_survives_json(number in prop::num::f64::NORMAL | prop::num::f64::SUBNORMAL | prop::num::f64::ZERO) {
+        round_trip(&Input::external_event(input_id("a"), START, "x", "t", json!({ "n": number, "list": [number] })));
+    }
 }
