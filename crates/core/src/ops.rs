@@ -421,7 +421,7 @@ impl Session {
             self.ops.wake = None;
             // One that was lost with its process before it ran told nobody anything, and cost nothing.
             if matches!(outcome, Outcome::Abandoned { reason: AbandonReason::EphemeralLost }) {
-                self.ops.wakes -= 1;
+                self.ops.wakes = self.ops.wakes.saturating_sub(1);
             } else if self.ops.applied < self.ops.told {
                 let doublings = self.ops.wakes.saturating_sub(1).min(16);
                 let delay = self.limits.backoff.saturating_mul(1 << doublings).min(self.limits.backoff_max);

@@ -447,7 +447,8 @@ impl Session {
         let ripe = self.lanes.next_ripe().map(|(at, _)| at);
         let asides = self.last_asides_ripen();
         let times = suspended.into_iter().chain(ripe).chain(asides).chain(self.lanes.next_expiry());
-        times.chain(self.orphan_due()).min()
+        // What is past is pending already.
+        times.chain(self.orphan_due()).filter(|at| *at > self.last_at).min()
     }
 
     /// What the session is doing.

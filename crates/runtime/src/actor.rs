@@ -7,6 +7,7 @@ use crate::{
     completion::CompletionHandle,
     error::SessionError,
     executor::{CoreExecutor, CoreExecutorError},
+    handle::SessionHandle,
     mailbox::{Admitted, Answer, Attachment, Letter, Look, Mailbox, Message, PinnedRun},
     owner::{Slot, Waiters},
     shared::Shared,
@@ -22,8 +23,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use windlass_core::{
-    AcceptOutcome, AttemptId, Control, Effect, Event, Fence, Gate, Record, Reply, RunClosed, RunReport, RunStart, Seq,
-    Session, Step, Ticket,
+    AcceptOutcome, AttemptId, Control, Effect, Event, Fence, Gate, OpsLifecycleError, Record, Reply, RunClosed,
+    RunReport, RunStart, Seq, Session, Step, Ticket,
 };
 
 /// Messages that share one append.
@@ -67,6 +68,7 @@ enum Asked {
     Boundary(Answer<Result<Arc<windlass_core::RunBoundaryReceipt>, RunClosed>>),
     Cancel(Answer<windlass_core::CancelOutcome>),
     Control { verb: Ending, reply: Answer<windlass_core::ControlReport> },
+    Operation(Answer<Result<(), OpsLifecycleError>>),
     Attach(Answer<Attachment>),
 }
 
@@ -136,7 +138,7 @@ impl Actor {
     }
 
     pub(crate) async fn live(
-        mut self,
+        mut self: Box<Self>,
         inbox: &mut mpsc::Receiver<Letter>,
         first: &mut Vec<Letter>,
         waiters: &mut Waiters,
@@ -145,11 +147,11 @@ impl Actor {
         loop {
             for message in first.drain(..) {
                 if let Some(leave) = self.receive(*message) {
-                    return self.leave(leave, inbox, waiters).await;
+                    return Box::pin(self.leave(leave, inbox, waiters)).await;
                 }
             }
             if let Err(error) = self.commit().await {
-                self.lose(&error).await;
+                Box::pin(self.lose(&error)).await;
                 return Exit::Lost(error);
             }
             self.perform(waiters);
@@ -165,7 +167,7 @@ impl Actor {
                 () = timer.as_mut() => {
                     self.end_stalled_turn();
                     self.take_step(Event::Due);
-                    if self.may_be_put_away(waiters) && self.put_away(inbox, first).await {
+                    if self.may_be_put_away(waiters) && Box::pin(self.put_away(inbox, first)).await {
                         return Exit::Done;
                     }
                     timer.as_mut().reset(self.wake_at());
@@ -221,6 +223,22 @@ impl Actor {
             Message::Cancel { run, reason, disposition, reply } => {
                 let ticket = self.ask(Asked::Cancel(reply));
                 self.take_step(Event::Cancel { ticket, run, reason, disposition });
+            }
+            Message::RegisterOperation { spec, attempt, reply } => {
+                let (ticket, incarnation) = (self.ask(Asked::Operation(reply)), self.shared.incarnation);
+                self.take_step(Event::RegisterOperation { ticket, spec, attempt, incarnation });
+            }
+            Message::Operation { id, report, reply } => {
+                let (ticket, incarnation) = (self.ask(Asked::Operation(reply)), self.shared.incarnation);
+                self.take_step(Event::Operation { ticket, id, report, incarnation });
+            }
+            Message::TerminateOperations { reason, reply } => {
+                let ticket = self.ask(Asked::Operation(reply));
+                self.take_step(Event::TerminateOperations { ticket, reason });
+            }
+            Message::CompletionsApplied { seq, reply } => {
+                let ticket = self.ask(Asked::Operation(reply));
+                self.take_step(Event::CompletionsApplied { ticket, seq });
             }
             Message::Control { verb, reply } => self.control(verb, reply),
             Message::Attach { executor, reply } => self.attach_by_hand(executor, reply),
@@ -297,6 +315,7 @@ impl Actor {
         self.shared.store.append(append).await?;
         if let Some(hub) = self.slot.hub() {
             hub.committed(head);
+            hub.completed(self.session.completion_watermark());
         }
         Ok(())
     }
@@ -364,6 +383,7 @@ impl Actor {
             (Asked::Withdraw(reply), Reply::Withdraw(outcome)) => drop(reply.send(Ok(outcome))),
             (Asked::Checkpoint(reply), Reply::Checkpoint(steering)) => drop(reply.send(Ok(steering))),
             (Asked::Boundary(reply), Reply::Boundary(receipt)) => drop(reply.send(Ok(receipt))),
+            (Asked::Operation(reply), Reply::Operation(done)) => drop(reply.send(Ok(done))),
             (Asked::Cancel(reply), Reply::Cancel(outcome)) => drop(reply.send(Ok(outcome))),
             (Asked::Control { verb, reply }, Reply::Control(Ok(report))) => self.control_done(verb, report, reply),
             (Asked::Control { reply, .. }, Reply::Control(Err(refused))) => {
@@ -413,9 +433,8 @@ impl Actor {
     fn call_executor(&mut self, start: RunStart) {
         let attempt = start.attempt;
         let executor = self.executor.clone().expect("the core starts runs only while an executor is attached");
-        let hub = self.slot.hub().cloned();
-        let store = Arc::clone(&self.shared.store);
-        let (turn, cancel, pulse) = Turn::new(self.slot.id, start, store, self.mailbox.clone(), hub);
+        let session = SessionHandle::new(Arc::clone(&self.shared), Arc::clone(&self.slot));
+        let (turn, cancel, pulse) = Turn::new(session, start, self.mailbox.clone());
         let task = self.shared.tasks.spawn(run_turn(executor, turn, attempt, self.mailbox.clone()));
         self.turn = Some(RunningTurn { attempt, cancel, pulse, task });
     }
@@ -521,9 +540,13 @@ impl Actor {
             return true;
         }
         self.snapshot_at_leave().await;
-        // What waits for an executor that could not be made is looked at again.
-        let unattended = self.session.is_pending().then(|| self.shared.clock.now() + self.shared.options.idle_after);
-        if let Some(at) = self.session.pending_at().into_iter().chain(unattended).min() {
+        // What waits for an executor that the factory could not make is looked at again. Where executors are attached by
+        // hand, attaching one opens the session.
+        let now = self.shared.clock.now();
+        let unattended = self.shared.factory.is_some() && self.session.is_pending();
+        let again = unattended.then(|| now + ASK_FACTORY_AGAIN.max(self.shared.options.idle_after));
+        let later = self.session.pending_at().filter(|at| *at > now);
+        if let Some(at) = later.into_iter().chain(again).min() {
             self.shared.alarms.set(self.slot.id, at);
         }
         self.shared.put_away(&self.slot);
@@ -532,7 +555,7 @@ impl Actor {
 
     /// Lets go in good order: the run is released, waiters hear why, and the last entry is durable.
     async fn leave(
-        mut self,
+        mut self: Box<Self>,
         (reason, reply): (&'static str, Answer<()>),
         inbox: &mut mpsc::Receiver<Letter>,
         waiters: &mut Waiters,
@@ -587,6 +610,7 @@ impl Actor {
                 Asked::Withdraw(reply) => drop(reply.send(Err(error()))),
                 Asked::Checkpoint(reply) => drop(reply.send(Err(error()))),
                 Asked::Boundary(reply) => drop(reply.send(Err(error()))),
+                Asked::Operation(reply) => drop(reply.send(Err(error()))),
                 Asked::Cancel(reply) => drop(reply.send(Err(error()))),
                 Asked::Control { reply, .. } => drop(reply.send(Err(error()))),
                 Asked::Attach(reply) => {
@@ -656,7 +680,8 @@ impl Actor {
             }
         }
         let since = &self.since_snapshot;
-        if since.records < SNAPSHOT_RECORDS || since.bytes < 4 * since.cost {
+        let records = if since.cost == 0 && since.at > Seq::ZERO { SHARED_SNAPSHOT_RECORDS } else { SNAPSHOT_RECORDS };
+        if since.records < records || since.bytes < 4 * since.cost {
             return;
         }
         let put = self.snapshot();
@@ -691,6 +716,11 @@ impl Actor {
 }
 
 const SNAPSHOT_RECORDS: u64 = 1_000;
+/// A store that shares the snapshot's memory gets one sooner: it costs little, and the journal before it is let go.
+const SHARED_SNAPSHOT_RECORDS: u64 = 250;
+
+/// How long after a factory has failed it is asked again, if nobody uses the session before.
+const ASK_FACTORY_AGAIN: Duration = Duration::from_secs(60);
 
 async fn keep_snapshot(store: &dyn crate::store::Store, put: PutSnapshot) -> Option<u64> {
     let session = put.session;

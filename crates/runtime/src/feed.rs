@@ -7,13 +7,14 @@
 use crate::store::{Store, StoreError};
 use std::sync::Arc;
 use tokio::sync::{broadcast, watch};
-use windlass_core::{Entry, JsonText, RunId, Seq, SessionId};
+use windlass_core::{CompletionSeq, Entry, JsonText, RunId, Seq, SessionId};
 
 /// Where a session announces what it has committed. Made when somebody first follows it.
 #[derive(Debug)]
 pub(crate) struct FeedHub {
     head: watch::Sender<Seq>,
     progress: broadcast::Sender<Progress>,
+    completed: watch::Sender<CompletionSeq>,
 }
 
 /// Live progress of a run.
@@ -43,7 +44,11 @@ const PAGE: u32 = 256;
 
 impl FeedHub {
     pub(crate) fn new() -> FeedHub {
-        FeedHub { head: watch::Sender::new(Seq::ZERO), progress: broadcast::Sender::new(PROGRESS_KEPT) }
+        FeedHub {
+            head: watch::Sender::new(Seq::ZERO),
+            progress: broadcast::Sender::new(PROGRESS_KEPT),
+            completed: watch::Sender::default(),
+        }
     }
 
     /// Tells followers that entries up to `head` are committed.
@@ -53,6 +58,16 @@ impl FeedHub {
             *known = head.max(*known);
             advanced
         });
+    }
+
+    /// Tells those who wait for operations how far the completion feed reaches. A reset begins anew, and is told too.
+    pub(crate) fn completed(&self, watermark: CompletionSeq) {
+        self.completed.send_if_modified(|known| std::mem::replace(known, watermark) != watermark);
+    }
+
+    /// Hears of completions from now on.
+    pub(crate) fn completions(&self) -> watch::Receiver<CompletionSeq> {
+        self.completed.subscribe()
     }
 
     pub(crate) fn progress(&self, run: RunId, delta: JsonText) {

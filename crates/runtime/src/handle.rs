@@ -396,6 +396,21 @@ impl SessionHandle {
         Feed::new(self.id(), Arc::clone(&self.shared.store), self.slot.follow(), after)
     }
 
+    /// Where the session announces what it has committed.
+    pub(crate) fn hub(&self) -> &Arc<crate::feed::FeedHub> {
+        self.slot.follow()
+    }
+
+    /// The same, if somebody follows the session.
+    pub(crate) fn followed(&self) -> Option<&Arc<crate::feed::FeedHub>> {
+        self.slot.hub()
+    }
+
+    /// Entries after a position.
+    pub(crate) async fn entries(&self, after: Seq, limit: u32) -> Result<Vec<Arc<windlass_core::Entry>>, StoreError> {
+        self.shared.store.read(self.id(), after, limit).await
+    }
+
     async fn input_by_key(&self, key: &IdempotencyKey) -> Result<Option<InputId>, SessionError> {
         let wanted = key.clone();
         match self.look(move |session| session.input_by_key(&wanted)).await? {

@@ -21,6 +21,7 @@ mod mailbox;
 mod media;
 pub mod memory;
 pub mod object_blobs;
+mod operations;
 mod owner;
 mod policy_file;
 mod reference;
@@ -37,6 +38,7 @@ pub use executor::{CoreApplyOutput, CoreExecutor, CoreExecutorError, ExecutorFac
 pub use feed::{Feed, FeedItem, Progress};
 pub use handle::{SessionHandle, SessionView};
 pub use mailbox::Attachment;
+pub use operations::{CompletionFeed, EpochCursorState, OpsError, OpsLifecycleRegistry, SessionRuntimeBindings};
 pub use policy_file::{PolicyFileError, policy_from_toml};
 pub use reference::{RunControlCommand, RuntimeControlPlane, RuntimeMode, SessionServiceRuntimeExt};
 pub use turn::{Turn, TurnError};

@@ -11,8 +11,9 @@ use crate::{
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 use windlass_core::{
-    AcceptOptions, AcceptOutcome, Accepted, AttemptId, BoundaryOutput, CancelOutcome, Control, ControlReport,
-    Disposition, Input, InputId, RunBoundaryReceipt, RunClosed, RunId, RunReport, RunStart, Session, WithdrawOutcome,
+    AcceptOptions, AcceptOutcome, Accepted, AttemptId, BoundaryOutput, CancelOutcome, CompletionSeq, Control,
+    ControlReport, Disposition, Input, InputId, OperationId, OperationReport, OperationSpec, OpsLifecycleError,
+    RunBoundaryReceipt, RunClosed, RunId, RunReport, RunStart, Session, WithdrawOutcome,
 };
 
 pub(crate) type Answer<T> = oneshot::Sender<Result<T, SessionError>>;
@@ -53,6 +54,24 @@ pub(crate) enum Message {
     Control {
         verb: Control,
         reply: Answer<ControlReport>,
+    },
+    RegisterOperation {
+        spec: OperationSpec,
+        attempt: Option<AttemptId>,
+        reply: Answer<Result<(), OpsLifecycleError>>,
+    },
+    Operation {
+        id: OperationId,
+        report: OperationReport,
+        reply: Answer<Result<(), OpsLifecycleError>>,
+    },
+    TerminateOperations {
+        reason: String,
+        reply: Answer<Result<(), OpsLifecycleError>>,
+    },
+    CompletionsApplied {
+        seq: CompletionSeq,
+        reply: Answer<Result<(), OpsLifecycleError>>,
     },
     /// Attach an executor by hand, unless one is.
     Attach {
@@ -96,6 +115,10 @@ impl Message {
             }
             Message::Cancel { reply, .. } => tell(reply, error),
             Message::Control { reply, .. } => tell(reply, error),
+            Message::RegisterOperation { reply, .. }
+            | Message::Operation { reply, .. }
+            | Message::TerminateOperations { reply, .. }
+            | Message::CompletionsApplied { reply, .. } => tell(reply, error),
             Message::Attach { reply, .. } => tell(reply, error),
             Message::Look { reply, .. } => reply(Err(error)),
             Message::Watch { reply, .. } => tell(reply, error),

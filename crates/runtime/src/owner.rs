@@ -151,7 +151,7 @@ async fn own(shared: Arc<Shared>, slot: Arc<Slot>, mailbox: Mailbox, mut inbox: 
     let mut delay = REOPEN_FIRST;
     let mut same_process = false;
     loop {
-        let error = match open(&shared, &slot, &mailbox, same_process, &mut waiters).await {
+        let error = match Box::pin(open(&shared, &slot, &mailbox, same_process, &mut waiters)).await {
             Ok(actor) => {
                 delay = REOPEN_FIRST;
                 match actor.live(&mut inbox, &mut first, &mut waiters).await {
@@ -202,7 +202,7 @@ async fn open(
     mailbox: &Mailbox,
     same_process: bool,
     waiters: &mut Waiters,
-) -> Result<Actor, SessionError> {
+) -> Result<Box<Actor>, SessionError> {
     let opened = shared.store.open(slot.id).await?;
     let (limits, policy) = (shared.limits.clone(), Arc::clone(&shared.policy));
     let snapshot = opened.snapshot.as_ref().map(|(_, snapshot)| &**snapshot);
@@ -229,7 +229,7 @@ async fn open(
             waiters.settle(input, &outcome);
         }
     }
-    let mut actor = Actor::new(Arc::clone(shared), Arc::clone(slot), mailbox.clone(), session, &opened);
+    let mut actor = Box::new(Actor::new(Arc::clone(shared), Arc::clone(slot), mailbox.clone(), session, &opened));
     let agent = slot.agent.clone();
     actor.take_step(Event::Opened { incarnation: shared.incarnation, agent, same_process });
     if let Some(executor) = executor {

@@ -2,9 +2,10 @@
 
 use crate::{
     error::SessionError,
-    feed::FeedHub,
+    handle::SessionHandle,
     mailbox::{Mailbox, Message},
-    store::{Store, StoreError},
+    operations::OpsLifecycleRegistry,
+    store::StoreError,
 };
 use std::{
     sync::{
@@ -16,8 +17,8 @@ use std::{
 use tokio::{sync::oneshot, time::Instant};
 use tokio_util::sync::CancellationToken;
 use windlass_core::{
-    Accepted, AttemptId, BoundaryOutput, EffectKey, Entry, ExecutionKind, JsonText, RunBoundaryReceipt, RunClosed,
-    RunId, RunStart, Seq, SessionId, render::RunPrimitive,
+    Accepted, AttemptId, BoundaryOutput, CompletionSeq, EffectKey, Entry, ExecutionKind, JsonText, RunBoundaryReceipt,
+    RunClosed, RunId, RunStart, Seq, SessionId, render::RunPrimitive,
 };
 
 /// One attempt at a run, in the hands of its executor. Cheap to clone; every clone is the same attempt.
@@ -30,11 +31,10 @@ pub struct Turn {
 }
 
 struct Inner {
-    session: SessionId,
+    session: SessionHandle,
     start: RunStart,
-    store: Arc<dyn Store>,
+    /// Of the owner that started the run: a later one refuses what it reports.
     mailbox: Mailbox,
-    hub: Option<Arc<FeedHub>>,
     cancel: CancellationToken,
     pulse: Arc<Pulse>,
     boundary: AtomicU64,
@@ -82,11 +82,9 @@ impl From<TurnError> for crate::CoreExecutorError {
 
 impl Turn {
     pub(crate) fn new(
-        session: SessionId,
+        session: SessionHandle,
         start: RunStart,
-        store: Arc<dyn Store>,
         mailbox: Mailbox,
-        hub: Option<Arc<FeedHub>>,
     ) -> (Turn, CancellationToken, Arc<Pulse>) {
         let cancel = CancellationToken::new();
         let pulse = Arc::new(Pulse::new());
@@ -94,9 +92,7 @@ impl Turn {
         let inner = Inner {
             session,
             start,
-            store,
             mailbox,
-            hub,
             cancel: cancel.clone(),
             pulse: Arc::clone(&pulse),
             boundary,
@@ -107,7 +103,7 @@ impl Turn {
 
     /// The session.
     pub fn session(&self) -> SessionId {
-        self.inner.session
+        self.inner.session.id()
     }
 
     /// The run; the same for every attempt.
@@ -182,7 +178,7 @@ impl Turn {
     /// Shows something to those who watch now. Not recorded; dropped where nobody keeps up; never blocks.
     pub fn progress(&self, delta: JsonText) {
         self.inner.pulse.beat();
-        if let Some(hub) = &self.inner.hub {
+        if let Some(hub) = self.inner.session.followed() {
             hub.progress(self.run(), delta);
         }
     }
@@ -202,7 +198,21 @@ impl Turn {
     /// # Errors
     /// [`StoreError`], as for [`Store::read`].
     pub async fn history(&self, after: Seq, limit: u32) -> Result<Vec<Arc<Entry>>, StoreError> {
-        self.inner.store.read(self.inner.session, after, limit).await
+        self.inner.session.entries(after, limit).await
+    }
+
+    /// The session's background operations. What is registered here is refused once the run is over.
+    pub fn operations(&self) -> OpsLifecycleRegistry {
+        OpsLifecycleRegistry::new(self.inner.session.clone(), Some(self.attempt_id()))
+    }
+
+    /// The model has seen completions up to here: they are not shown again. Say it when the request that held them was
+    /// answered; until then they are shown again after a failure.
+    ///
+    /// # Errors
+    /// [`SessionError`]: they may be shown again.
+    pub async fn applied(&self, seq: CompletionSeq) -> Result<(), TurnError> {
+        Ok(self.inner.session.advance_applied(seq).await?)
     }
 
     fn attempt_id(&self) -> AttemptId {
@@ -222,7 +232,7 @@ impl Turn {
 impl std::fmt::Debug for Turn {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Turn")
-            .field("session", &self.inner.session)
+            .field("session", &self.session())
             .field("start", &self.inner.start)
             .finish_non_exhaustive()
     }

@@ -56,7 +56,7 @@ async fn the_first_executor_stays_and_only_one_ever_runs() {
     let done = accept(&handle, input(1, "a")).await;
     let (mut started, mut runs) = (0, executors.into_iter().map(|(_, runs)| runs).collect::<Vec<_>>());
     tokio::task::yield_now().await;
-    for run in runs.iter_mut().filter_map(|runs| runs.started()) {
+    for run in runs.iter_mut().filter_map(windlass_runtime::testing::Runs::started) {
         started += 1;
         run.text("one");
     }
