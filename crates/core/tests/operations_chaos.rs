@@ -229,3 +229,21 @@ fn a_wake_that_interrupts_closes_the_checkpoint_it_is_told_at() {
     chaos.heal();
     assert_eq!(chaos.rig.session.active_inputs().count(), 0);
 }
+
+/// A wake is under way when its completions are applied after all, which forgets how often was woken; then the process
+/// dies and the wake with it. Taking it back used to count below nothing, and the session could not be opened again.
+// S 124
+#[test]
+fn a_wake_lost_after_its_completions_were_applied_costs_nothing() {
+    let mut chaos = Chaos::new(PolicyTable::reference());
+    chaos.rig.step(Event::Attach { wakes: true });
+    for op in [Op::Register(1, true, false), Op::Running(1), Op::Accept(1, InputKind::Prompt), Op::Ended(1, true)] {
+        chaos.play(op);
+    }
+    // The wake waits behind the cancelled run's executor.
+    for op in [Op::Cancel(Disposition::Drop), Op::Applied, Op::Crash, Op::Attach] {
+        chaos.play(op);
+    }
+    chaos.heal();
+    assert_eq!(chaos.rig.session.active_inputs().count(), 0);
+}
