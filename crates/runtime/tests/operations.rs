@@ -58,7 +58,7 @@ async fn any_number_of_waits_end_with_the_operations_they_wait_for() {
         let ops = ops.clone();
         tokio::spawn(async move { ops.wait_all(&ids).await.unwrap() })
     };
-    let (all, some, same) = (spawn(vec![op(3), op(1)]), spawn(vec![op(2)]), spawn(vec![op(3), op(1)]));
+    let (all, some, again) = (spawn(vec![op(3), op(1)]), spawn(vec![op(2)]), spawn(vec![op(3), op(1)]));
     let any = tokio::spawn({
         let ops = ops.clone();
         async move { ops.wait_any(&[op(1), op(2)]).await.unwrap() }
@@ -79,7 +79,7 @@ async fn any_number_of_waits_end_with_the_operations_they_wait_for() {
         (op(1), OperationTerminalOutcome::Failed { error: "broken".into() }),
     ];
     assert_eq!(all.await.unwrap(), expected, "in the order asked for");
-    assert_eq!(same.await.unwrap(), expected);
+    assert_eq!(again.await.unwrap(), expected);
     assert!(ops.wait_all(&[]).await.unwrap().is_empty());
     assert_eq!(ops.watch(op(1)).await.unwrap(), OperationTerminalOutcome::Failed { error: "broken".into() });
     let unknown = ops.wait_all(&[op(1), op(9)]).await;
