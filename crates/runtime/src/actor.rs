@@ -12,7 +12,7 @@ use crate::{
     owner::{Slot, Waiters},
     shared::Shared,
     store::{Append, IndexChange, Opened, PutSnapshot, SessionStatus, StoreError},
-    turn::{Pulse, Turn},
+    turn::Turn,
 };
 use futures_util::FutureExt;
 use std::{panic::AssertUnwindSafe, pin::Pin, sync::Arc, time::Duration};
@@ -21,7 +21,6 @@ use tokio::{
     task::JoinHandle,
     time::{Instant, Sleep},
 };
-use tokio_util::sync::CancellationToken;
 use windlass_core::{
     AcceptOutcome, AttemptId, Control, Effect, Event, Fence, Gate, OpsLifecycleError, Record, Reply, RunClosed,
     RunReport, RunStart, Seq, Session, Step, Ticket,
@@ -87,9 +86,7 @@ enum Looking {
 }
 
 struct RunningTurn {
-    attempt: AttemptId,
-    cancel: CancellationToken,
-    pulse: Arc<Pulse>,
+    turn: Turn,
     task: JoinHandle<()>,
 }
 
@@ -196,7 +193,7 @@ impl Actor {
         match message {
             Message::Accept { input, options, wait, reply } => {
                 let ticket = self.ask(Asked::Accept { wait, pinned: options.pinned, reply });
-                self.take_step(Event::Accept { ticket, input: Box::new(input), options });
+                self.take_step(Event::Accept { ticket, input, options });
             }
             Message::Withdraw { input, reply } => {
                 let ticket = self.ask(Asked::Withdraw(reply));
@@ -211,7 +208,7 @@ impl Actor {
                 self.take_step(Event::Boundary { ticket, attempt, output });
             }
             Message::Report { attempt, report, reply } => {
-                if self.turn.as_ref().is_some_and(|turn| turn.attempt == attempt) {
+                if self.turn.as_ref().is_some_and(|turn| turn.turn.attempt_id() == attempt) {
                     self.turn = None;
                 }
                 if let Some(reply) = reply {
@@ -431,16 +428,15 @@ impl Actor {
     }
 
     fn call_executor(&mut self, start: RunStart) {
-        let attempt = start.attempt;
         let executor = self.executor.clone().expect("the core starts runs only while an executor is attached");
         let session = SessionHandle::new(Arc::clone(&self.shared), Arc::clone(&self.slot));
-        let (turn, cancel, pulse) = Turn::new(session, start, self.mailbox.clone());
-        let task = self.shared.tasks.spawn(run_turn(executor, turn, attempt, self.mailbox.clone()));
-        self.turn = Some(RunningTurn { attempt, cancel, pulse, task });
+        let turn = Turn::new(session, start, self.mailbox.clone());
+        let task = self.shared.tasks.spawn(run_turn(executor, turn.clone(), self.mailbox.clone()));
+        self.turn = Some(RunningTurn { turn, task });
     }
 
     fn stop_turn(&mut self, attempt: AttemptId, reason: &str) {
-        if self.turn.as_ref().is_some_and(|turn| turn.attempt == attempt) {
+        if self.turn.as_ref().is_some_and(|turn| turn.turn.attempt_id() == attempt) {
             tracing::debug!(session = %self.slot.id, run = %attempt.run, reason, "run told to stop");
             let turn = self.turn.take().expect("looked at above");
             self.supervise(turn, "it was cancelled");
@@ -451,8 +447,9 @@ impl Actor {
     fn supervise(&mut self, turn: RunningTurn, why: &'static str) {
         let (mailbox, grace) = (self.mailbox.clone(), self.shared.options.cancel_grace);
         self.stopping = Some(self.shared.tasks.spawn(async move {
-            let RunningTurn { attempt, cancel, pulse: _, mut task } = turn;
-            cancel.cancel();
+            let RunningTurn { turn, mut task } = turn;
+            let attempt = turn.attempt_id();
+            turn.cancel();
             if tokio::time::timeout(grace, &mut task).await.is_err() {
                 // Dropped at its next await. One that never awaits keeps its thread, but not its session.
                 task.abort();
@@ -478,10 +475,10 @@ impl Actor {
         let stalled = self
             .turn
             .as_ref()
-            .is_some_and(|turn| turn.pulse.last() + self.shared.options.stall_after <= Instant::now());
+            .is_some_and(|turn| turn.turn.last_sign_of_life() + self.shared.options.stall_after <= Instant::now());
         if stalled {
             let turn = self.turn.take().expect("looked at above");
-            tracing::warn!(session = %self.slot.id, run = %turn.attempt.run, "run stalled");
+            tracing::warn!(session = %self.slot.id, run = %turn.turn.run(), "run stalled");
             self.supervise(turn, "it made no progress");
         }
     }
@@ -489,7 +486,7 @@ impl Actor {
     /// When there is something to do although no message comes.
     fn wake_at(&self) -> Instant {
         let idle = self.last_active + self.shared.options.idle_after;
-        let stall = self.turn.as_ref().map(|turn| turn.pulse.last() + self.shared.options.stall_after);
+        let stall = self.turn.as_ref().map(|turn| turn.turn.last_sign_of_life() + self.shared.options.stall_after);
         let due = self.session.next_due().map(|due| Instant::now() + due.at.since(self.shared.clock.now()));
         // An idle time that has passed without putting away is asked again an idle time later.
         let idle = if idle <= Instant::now() { Instant::now() + self.shared.options.idle_after } else { idle };
@@ -632,7 +629,8 @@ impl Actor {
 /// The reason under which a session is unregistered; its waiters and its executor hear it.
 pub(crate) const UNREGISTERED: &str = "runtime session unregistered";
 
-async fn run_turn(executor: Arc<dyn CoreExecutor>, turn: Turn, attempt: AttemptId, mailbox: Mailbox) {
+async fn run_turn(executor: Arc<dyn CoreExecutor>, turn: Turn, mailbox: Mailbox) {
+    let attempt = turn.attempt_id();
     let applied = AssertUnwindSafe(async { executor.apply(turn).await }).catch_unwind().await;
     let failed =
         |error: String, retryable, retry_after| RunReport::Failed { error: error.into(), retryable, retry_after };
@@ -681,6 +679,8 @@ impl Actor {
         }
         let since = &self.since_snapshot;
         let records = if since.cost == 0 && since.at > Seq::ZERO { SHARED_SNAPSHOT_RECORDS } else { SNAPSHOT_RECORDS };
+        // Copying what is open is paid for by as many records as it has inputs.
+        let records = records.max(u64::from(self.session.open_inputs()));
         if since.records < records || since.bytes < 4 * since.cost {
             return;
         }

@@ -445,6 +445,7 @@ impl SessionHandle {
             let outcome = AcceptOutcome::Rejected { reason };
             return Ok(Admitted { outcome, completion: None, pinned: None });
         }
+        let input = Box::new(input);
         self.ask(|reply| Message::Accept { input, options, wait, reply }).await
     }
 

@@ -21,7 +21,7 @@ pub(crate) type Answer<T> = oneshot::Sender<Result<T, SessionError>>;
 /// A message to a session's owner.
 pub(crate) enum Message {
     Accept {
-        input: Input,
+        input: Box<Input>,
         options: AcceptOptions,
         wait: bool,
         reply: Answer<Admitted>,

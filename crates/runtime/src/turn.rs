@@ -36,20 +36,20 @@ struct Inner {
     /// Of the owner that started the run: a later one refuses what it reports.
     mailbox: Mailbox,
     cancel: CancellationToken,
-    pulse: Arc<Pulse>,
+    pulse: Pulse,
     boundary: AtomicU64,
     ordinal: AtomicU32,
 }
 
 /// When the executor last showed that it is alive.
 #[derive(Debug)]
-pub(crate) struct Pulse {
+struct Pulse {
     epoch: Instant,
     last_micros: AtomicU64,
 }
 
 impl Pulse {
-    pub(crate) fn new() -> Pulse {
+    fn new() -> Pulse {
         Pulse { epoch: Instant::now(), last_micros: AtomicU64::new(0) }
     }
 
@@ -58,7 +58,7 @@ impl Pulse {
         self.last_micros.store(passed as u64, Ordering::Relaxed);
     }
 
-    pub(crate) fn last(&self) -> Instant {
+    fn last(&self) -> Instant {
         self.epoch + Duration::from_micros(self.last_micros.load(Ordering::Relaxed))
     }
 }
@@ -81,24 +81,21 @@ impl From<TurnError> for crate::CoreExecutorError {
 }
 
 impl Turn {
-    pub(crate) fn new(
-        session: SessionHandle,
-        start: RunStart,
-        mailbox: Mailbox,
-    ) -> (Turn, CancellationToken, Arc<Pulse>) {
-        let cancel = CancellationToken::new();
-        let pulse = Arc::new(Pulse::new());
+    pub(crate) fn new(session: SessionHandle, start: RunStart, mailbox: Mailbox) -> Turn {
         let boundary = AtomicU64::new(start.effect_key.boundary);
-        let inner = Inner {
-            session,
-            start,
-            mailbox,
-            cancel: cancel.clone(),
-            pulse: Arc::clone(&pulse),
-            boundary,
-            ordinal: AtomicU32::new(0),
-        };
-        (Turn { inner: Arc::new(inner) }, cancel, pulse)
+        let (cancel, pulse) = (CancellationToken::new(), Pulse::new());
+        let ordinal = AtomicU32::new(0);
+        Turn { inner: Arc::new(Inner { session, start, mailbox, cancel, pulse, boundary, ordinal }) }
+    }
+
+    /// Tells the executor to stop.
+    pub(crate) fn cancel(&self) {
+        self.inner.cancel.cancel();
+    }
+
+    /// When the executor last showed that it is alive.
+    pub(crate) fn last_sign_of_life(&self) -> Instant {
+        self.inner.pulse.last()
     }
 
     /// The session.
@@ -215,7 +212,7 @@ impl Turn {
         Ok(self.inner.session.advance_applied(seq).await?)
     }
 
-    fn attempt_id(&self) -> AttemptId {
+    pub(crate) fn attempt_id(&self) -> AttemptId {
         self.inner.start.attempt
     }
 
