@@ -48,7 +48,7 @@ impl Session {
             Record::RunStarted(started) => self.apply_started(started),
             Record::RunSteered { run, inputs } => {
                 self.running(*run, None)?;
-                inputs.iter().try_for_each(|id| self.join_run(*id, false))
+                inputs.iter().try_for_each(|id| self.join_run(*id))
             }
             Record::BoundaryCommitted(boundary) => {
                 self.running(boundary.receipt.run_id, None)?;
@@ -188,13 +188,7 @@ impl Session {
             tries: 0,
             context: self.context.len() as u32,
         }));
-        for id in started.inputs.iter().chain(&started.asides) {
-            self.join_run(*id, true)?;
-            let open = self.open.get_mut(id).expect("it has just joined");
-            open.starts = started.attempt;
-            open.tries += 1;
-        }
-        Ok(())
+        started.inputs.iter().chain(&started.asides).try_for_each(|id| self.join_run(*id))
     }
 
     fn apply_resumed(&mut self, started: &RunStarted) -> Fold {
@@ -211,23 +205,20 @@ impl Session {
         Ok(())
     }
 
-    fn join_run(&mut self, id: InputId, starting: bool) -> Fold {
+    /// Puts a waiting input into the run. Steering that joins counts as started with the attempt it joined.
+    fn join_run(&mut self, id: InputId) -> Fold {
         let open = self.open.get(&id).ok_or("an input runs that is not open")?;
         match open.place {
             Place::Waiting(_) => self.unplace(id),
             Place::Context | Place::Run => return Err("an input runs that does not wait"),
         }
         let run = self.run.as_mut().expect("checked by the caller");
-        let (attempt, tries) = (run.attempt, u32::from(!starting));
         run.members.push(Member { id, covered: false });
         let open = self.open.get_mut(&id).expect("looked up above");
         open.place = Place::Run;
         open.not_before = None;
-        // Steering that joins counts as started with the attempt it joined.
-        if !starting {
-            open.starts = attempt;
-            open.tries += tries;
-        }
+        open.starts = run.attempt;
+        open.tries += 1;
         Ok(())
     }
 
