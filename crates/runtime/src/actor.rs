@@ -4,7 +4,7 @@
 //! steps wanted done. Three things are awaited: mailbox, timer, store. Executors run in tasks of their own.
 
 use crate::{
-    completion::CompletionHandle,
+    completion::{Completion, CompletionHandle},
     error::SessionError,
     executor::{CoreExecutor, CoreExecutorError},
     handle::SessionHandle,
@@ -21,9 +21,10 @@ use tokio::{
     task::JoinHandle,
     time::{Instant, Sleep},
 };
+use tokio_util::sync::{CancellationToken, DropGuard};
 use windlass_core::{
-    AcceptOutcome, AttemptId, Control, Effect, Event, Fence, Gate, OpsLifecycleError, Record, Reply, RunClosed,
-    RunReport, RunStart, Seq, Session, Step, Ticket,
+    AcceptOutcome, AttemptId, Control, Effect, Event, Fence, Gate, InputId, OpsLifecycleError, Record, Reply,
+    RunClosed, RunReport, RunStart, Seq, Session, Step, Ticket,
 };
 
 /// Messages that share one append.
@@ -43,11 +44,18 @@ pub(crate) struct Actor {
     looks: Vec<Looking>,
     executor: Option<Arc<dyn CoreExecutor>>,
     turn: Option<RunningTurn>,
-    /// Sees to it that a cancelled executor ends.
-    stopping: Option<JoinHandle<()>>,
+    /// Cancelled once the executor that was told to stop is gone.
+    stopping: Option<CancellationToken>,
     /// The run whose caller runs it himself, on its way to him.
     pinned: Option<RunStart>,
+    /// Cuts that run off when it is dropped.
+    pinned_cut: Option<(AttemptId, DropGuard)>,
+    /// Who waits for inputs that were answered before they are durable.
+    early: Vec<(InputId, oneshot::Sender<Completion>)>,
+    /// The session was revived, and whoever makes executors has to be asked for one.
+    revived: bool,
     since_snapshot: SinceSnapshot,
+    made: Instant,
     last_active: Instant,
 }
 
@@ -55,6 +63,8 @@ pub(crate) struct Actor {
 pub(crate) enum Exit {
     /// It let go in good order.
     Done,
+    /// It has to be opened again, for an executor.
+    Again,
     /// The store failed; what is true stands in the journal.
     Lost(StoreError),
 }
@@ -66,7 +76,7 @@ enum Asked {
     Checkpoint(Answer<Result<Vec<Arc<windlass_core::Accepted>>, RunClosed>>),
     Boundary(Answer<Result<Arc<windlass_core::RunBoundaryReceipt>, RunClosed>>),
     Cancel(Answer<windlass_core::CancelOutcome>),
-    Control { verb: Ending, reply: Answer<windlass_core::ControlReport> },
+    Control { verb: Ending, let_go: LetGo, reply: Answer<windlass_core::ControlReport> },
     Operation(Answer<Result<(), OpsLifecycleError>>),
     Attach(Answer<Attachment>),
 }
@@ -79,9 +89,17 @@ enum Ending {
     Executor(&'static str),
 }
 
+/// The executor that a control verb lets go of.
+#[derive(Default)]
+struct LetGo {
+    executor: Option<Arc<dyn CoreExecutor>>,
+    /// The same, if it was attached by hand: given back if the verb could not be made durable.
+    by_hand: Option<Arc<dyn CoreExecutor>>,
+}
+
 enum Looking {
     Look(Look),
-    Watch { input: windlass_core::InputId, waiter: oneshot::Sender<crate::Completion>, reply: Answer<bool> },
+    Watch { input: InputId, waiter: oneshot::Sender<Completion>, reply: Answer<bool> },
     Reported { closed: bool, reply: Answer<Result<(), RunClosed>> },
 }
 
@@ -129,31 +147,41 @@ impl Actor {
             turn: None,
             stopping: None,
             pinned: None,
+            pinned_cut: None,
+            early: Vec::new(),
+            revived: false,
             since_snapshot,
+            made: Instant::now(),
             last_active: Instant::now(),
         }
     }
 
     pub(crate) async fn live(
-        mut self: Box<Self>,
+        &mut self,
         inbox: &mut mpsc::Receiver<Letter>,
         first: &mut Vec<Letter>,
         waiters: &mut Waiters,
     ) -> Exit {
         let mut timer = Box::pin(tokio::time::sleep_until(self.wake_at()));
         loop {
-            for message in first.drain(..) {
-                if let Some(leave) = self.receive(*message) {
-                    return Box::pin(self.leave(leave, inbox, waiters)).await;
+            let mut letters = first.drain(..);
+            while let Some(letter) = letters.next() {
+                if let Some(leave) = self.receive(*letter) {
+                    let late = letters.collect();
+                    return Box::pin(self.leave(leave, late, inbox, waiters)).await;
                 }
             }
+            drop(letters);
             if let Err(error) = self.commit().await {
-                Box::pin(self.lose(&error)).await;
                 return Exit::Lost(error);
             }
             self.perform(waiters);
             if !self.step.entries.is_empty() {
                 continue;
+            }
+            if std::mem::take(&mut self.revived) && self.executor.is_none() && self.shared.factory.is_some() {
+                gone(self.stop_current_turn()).await;
+                return Exit::Again;
             }
             self.snapshot_if_due();
             self.set_timer(timer.as_mut());
@@ -164,8 +192,12 @@ impl Actor {
                 () = timer.as_mut() => {
                     self.end_stalled_turn();
                     self.take_step(Event::Due);
-                    if self.may_be_put_away(waiters) && Box::pin(self.put_away(inbox, first)).await {
+                    if self.may_be_put_away(waiters) {
+                        Box::pin(self.put_away(inbox, first)).await;
                         return Exit::Done;
+                    }
+                    if self.is_unattended() && self.made + self.ask_again_after() <= Instant::now() {
+                        return Exit::Again;
                     }
                     timer.as_mut().reset(self.wake_at());
                 }
@@ -211,6 +243,10 @@ impl Actor {
                 if self.turn.as_ref().is_some_and(|turn| turn.turn.attempt_id() == attempt) {
                     self.turn = None;
                 }
+                if self.pinned_cut.as_ref().is_some_and(|(pinned, _)| *pinned == attempt) {
+                    self.pinned_cut = None;
+                }
+                self.stopping.take_if(|stopping| stopping.is_cancelled());
                 if let Some(reply) = reply {
                     let closed = self.session.current_attempt() != Some(attempt);
                     self.looks.push(Looking::Reported { closed, reply });
@@ -258,8 +294,21 @@ impl Actor {
             Control::Retire { .. } => Control::Retire { will_drain: self.shared.factory.is_some() },
             verb => verb,
         };
-        let ticket = self.ask(Asked::Control { verb: ending, reply });
+        let was = self.session.gate();
+        let ticket = self.ask(Asked::Control { verb: ending, let_go: LetGo::default(), reply });
         self.take_step(Event::Control { ticket, verb });
+        match self.session.gate() {
+            // At once, for what comes after it in the same append may attach another one.
+            Gate::Stopped | Gate::Destroyed if matches!(ending, Ending::Executor(_)) => {
+                self.take_step(Event::Detach);
+                let gone = LetGo { executor: self.executor.take(), by_hand: self.slot.set_executor(None) };
+                if let Asked::Control { let_go, .. } = &mut self.asked[ticket.0 as usize] {
+                    *let_go = gone;
+                }
+            }
+            Gate::Open if was == Gate::Stopped => self.revived = true,
+            _ => {}
+        }
     }
 
     fn attach_by_hand(&mut self, executor: Arc<dyn CoreExecutor>, reply: Answer<Attachment>) {
@@ -267,7 +316,7 @@ impl Actor {
             let refused = windlass_core::ControlRefused::State { state: self.session.state() };
             return drop(reply.send(Err(SessionError::Refused(refused))));
         }
-        if let Some(current) = self.slot.executor() {
+        if let Some(current) = self.executor.clone() {
             return drop(reply.send(Ok(Attachment::AlreadyAttached(current))));
         }
         self.slot.set_executor(Some(Arc::clone(&executor)));
@@ -310,6 +359,7 @@ impl Actor {
         let status = SessionStatus::of(&self.session);
         let append = Append { session: self.slot.id, fence: self.fence, entries, index, status };
         self.shared.store.append(append).await?;
+        self.slot.succeeded();
         if let Some(hub) = self.slot.hub() {
             hub.committed(head);
             hub.completed(self.session.completion_watermark());
@@ -319,6 +369,10 @@ impl Actor {
 
     /// Does what the steps wanted done, now that they are durable. Never waits.
     fn perform(&mut self, waiters: &mut Waiters) {
+        for (input, waiter) in self.early.drain(..) {
+            waiters.add(input, waiter);
+        }
+        let settled = std::mem::take(&mut self.step.settled);
         for effect in std::mem::take(&mut self.step.effects) {
             match effect {
                 Effect::Reply { ticket, reply } => self.answer(ticket, reply, Some(waiters)),
@@ -327,7 +381,7 @@ impl Actor {
                 Effect::StopRun { attempt, reason } => self.stop_turn(attempt, &reason),
             }
         }
-        for settled in std::mem::take(&mut self.step.settled) {
+        for settled in settled {
             waiters.settle(settled.input, &settled.outcome);
         }
         for looking in std::mem::take(&mut self.looks) {
@@ -357,8 +411,7 @@ impl Actor {
         let asked = std::mem::replace(&mut self.asked[ticket.0 as usize], Asked::Nobody);
         match (asked, reply) {
             (Asked::Accept { wait, pinned, reply }, Reply::Accept(outcome)) => {
-                let pinned =
-                    self.pinned.take().filter(|_| pinned).map(|start| PinnedRun::new(start, self.mailbox.clone()));
+                let pinned = self.pinned.take().filter(|_| pinned).map(|start| self.hand_over(start));
                 let input = match &outcome {
                     AcceptOutcome::Accepted { input_id, state, .. } if !state.is_terminal() => Some(*input_id),
                     AcceptOutcome::Deduplicated { existing_id, state, .. } if !state.is_terminal() => {
@@ -382,7 +435,9 @@ impl Actor {
             (Asked::Boundary(reply), Reply::Boundary(receipt)) => drop(reply.send(Ok(receipt))),
             (Asked::Operation(reply), Reply::Operation(done)) => drop(reply.send(Ok(done))),
             (Asked::Cancel(reply), Reply::Cancel(outcome)) => drop(reply.send(Ok(outcome))),
-            (Asked::Control { verb, reply }, Reply::Control(Ok(report))) => self.control_done(verb, report, reply),
+            (Asked::Control { verb, let_go, reply }, Reply::Control(Ok(report))) => {
+                self.control_done(verb, let_go, report, reply);
+            }
             (Asked::Control { reply, .. }, Reply::Control(Err(refused))) => {
                 drop(reply.send(Err(SessionError::Refused(refused))));
             }
@@ -391,11 +446,16 @@ impl Actor {
         }
     }
 
+    fn hand_over(&mut self, start: RunStart) -> PinnedRun {
+        let cut = CancellationToken::new();
+        self.pinned_cut = Some((start.attempt, cut.clone().drop_guard()));
+        PinnedRun::new(start, cut, self.mailbox.clone())
+    }
+
     /// An ephemeral input's caller hears "accepted" at once; who also waits for its end is registered with the append.
-    fn answer_when_durable(&mut self, input: windlass_core::InputId, outcome: AcceptOutcome, reply: Answer<Admitted>) {
+    fn answer_when_durable(&mut self, input: InputId, outcome: AcceptOutcome, reply: Answer<Admitted>) {
         let (waiter, handle) = CompletionHandle::open(input);
-        let (watched, _) = oneshot::channel();
-        self.looks.push(Looking::Watch { input, waiter, reply: watched });
+        self.early.push((input, waiter));
         drop(reply.send(Ok(Admitted { outcome, completion: Some(handle), pinned: None })));
     }
 
@@ -404,23 +464,18 @@ impl Actor {
     fn control_done(
         &mut self,
         ending: Ending,
+        let_go: LetGo,
         report: windlass_core::ControlReport,
         reply: Answer<windlass_core::ControlReport>,
     ) {
-        let executor = match ending {
-            Ending::No => return drop(reply.send(Ok(report))),
-            Ending::Run => None,
-            Ending::Executor(_) => {
-                self.take_step(Event::Detach);
-                self.slot.set_executor(None);
-                self.executor.take()
-            }
-        };
-        let stopping = self.stop_current_turn();
+        if ending == Ending::No {
+            return drop(reply.send(Ok(report)));
+        }
+        let stopping = self.stopping.clone();
         let (session, limit) = (self.slot.id, self.shared.options.stop_limit);
         self.shared.tasks.spawn(async move {
-            join(stopping).await;
-            if let (Some(executor), Ending::Executor(reason)) = (executor, ending) {
+            gone(stopping).await;
+            if let (Some(executor), Ending::Executor(reason)) = (let_go.executor, ending) {
                 clean_up(executor, session, reason, limit).await;
             }
             drop(reply.send(Ok(report)));
@@ -441,12 +496,18 @@ impl Actor {
             let turn = self.turn.take().expect("looked at above");
             self.supervise(turn, "it was cancelled");
         }
+        if self.pinned_cut.as_ref().is_some_and(|(pinned, _)| *pinned == attempt) {
+            self.pinned_cut = None;
+        }
     }
 
     /// Sees to it that a turn ends within the grace time, and reports for it if it cannot.
     fn supervise(&mut self, turn: RunningTurn, why: &'static str) {
         let (mailbox, grace) = (self.mailbox.clone(), self.shared.options.cancel_grace);
-        self.stopping = Some(self.shared.tasks.spawn(async move {
+        let stopping = CancellationToken::new();
+        self.stopping = Some(stopping.clone());
+        let gone = stopping.drop_guard();
+        self.shared.tasks.spawn(async move {
             let RunningTurn { turn, mut task } = turn;
             let attempt = turn.attempt_id();
             turn.cancel();
@@ -455,18 +516,21 @@ impl Actor {
                 task.abort();
                 drop(tokio::time::timeout(grace, &mut task).await);
             }
+            // Before the report, which may have to wait for room in the mailbox of an owner who waits for this.
+            drop(gone);
             let error = format!("executor_stalled: {why} and did not return within {grace:?}");
             let report = RunReport::Failed { error: error.into(), retryable: true, retry_after: None };
             // If the turn has reported itself, this is late news. If the owner is gone, so is the need.
             drop(mailbox.send(Message::Report { attempt, report, reply: None }).await);
-        }));
+        });
     }
 
-    fn stop_current_turn(&mut self) -> Option<JoinHandle<()>> {
+    fn stop_current_turn(&mut self) -> Option<CancellationToken> {
+        self.pinned_cut = None;
         if let Some(turn) = self.turn.take() {
             self.supervise(turn, "the session was shut");
         }
-        self.stopping.take()
+        self.stopping.clone()
     }
 
     /// Ends a turn that has shown no progress for the stall time. Progress, not a wall clock: a long run that commits
@@ -495,30 +559,33 @@ impl Actor {
 
     /// Moves the timer only where it must ring earlier: resetting it on every message would cost more than a step.
     fn set_timer(&self, timer: Pin<&mut Sleep>) {
-        let Some(due) = self.session.next_due() else { return };
-        let at = Instant::now() + due.at.since(self.shared.clock.now());
-        if at < timer.deadline() {
+        let stall = self.turn.as_ref().map(|turn| turn.turn.last_sign_of_life() + self.shared.options.stall_after);
+        let due = self.session.next_due().map(|due| Instant::now() + due.at.since(self.shared.clock.now()));
+        if let Some(at) = stall.into_iter().chain(due).min()
+            && at < timer.deadline()
+        {
             timer.reset(at);
         }
     }
 
-    fn may_be_put_away(&self, waiters: &Waiters) -> bool {
+    fn may_be_put_away(&self, waiters: &mut Waiters) -> bool {
         let idle_after = self.shared.options.idle_after;
         let soon = self.session.next_due().is_some_and(|due| due.at.since(self.shared.clock.now()) <= idle_after);
         self.last_active + idle_after <= Instant::now()
-            && waiters.is_empty()
             && self.turn.is_none()
-            && self.stopping.as_ref().is_none_or(JoinHandle::is_finished)
+            && self.stopping.as_ref().is_none_or(CancellationToken::is_cancelled)
             && self.session.current_attempt().is_none()
             && self.step.entries.is_empty()
             && !soon
             && !(self.executor.is_some() && self.session.is_pending())
             && !self.session.has_ephemeral_inputs()
+            && waiters.is_empty()
     }
 
-    /// Lets go of an idle session, unless a message has come meanwhile: then it lives on with a new mailbox.
-    async fn put_away(&mut self, inbox: &mut mpsc::Receiver<Letter>, first: &mut Vec<Letter>) -> bool {
-        self.slot.forget_mailbox();
+    /// Lets go of an idle session. If a message has come meanwhile, the next owner gets it.
+    async fn put_away(&mut self, inbox: &mut mpsc::Receiver<Letter>, first: &mut Vec<Letter>) {
+        self.set_alarm();
+        self.slot.shut();
         inbox.close();
         while let Some(message) = inbox.recv().await {
             first.push(message);
@@ -534,73 +601,94 @@ impl Actor {
                     }
                 }
             });
-            return true;
+            return;
         }
         self.snapshot_at_leave().await;
-        // What waits for an executor that the factory could not make is looked at again. Where executors are attached by
-        // hand, attaching one opens the session.
-        let now = self.shared.clock.now();
-        let unattended = self.shared.factory.is_some() && self.session.is_pending();
-        let again = unattended.then(|| now + ASK_FACTORY_AGAIN.max(self.shared.options.idle_after));
-        let later = self.session.pending_at().filter(|at| *at > now);
-        if let Some(at) = later.into_iter().chain(again).min() {
-            self.shared.alarms.set(self.slot.id, at);
-        }
         self.shared.put_away(&self.slot);
-        true
     }
 
-    /// Lets go in good order: the run is released, waiters hear why, and the last entry is durable.
+    /// Whether something waits for an executor that could not be made; whoever makes them has to be asked again.
+    fn is_unattended(&self) -> bool {
+        self.executor.is_none() && self.shared.factory.is_some() && self.session.is_pending()
+    }
+
+    fn ask_again_after(&self) -> Duration {
+        ASK_FACTORY_AGAIN.max(self.shared.options.idle_after)
+    }
+
+    /// For when there is something to do although nobody asks. Set before the next owner can be called, who knows better.
+    fn set_alarm(&self) {
+        // Whoever could not make an executor is asked again for what waits, but not in haste.
+        let unattended = (self.executor.is_none() && self.shared.factory.is_some()).then(|| {
+            let soonest = self.shared.clock.now() + self.ask_again_after();
+            let waits = self.session.is_pending().then_some(soonest);
+            waits.or(self.session.pending_at().map(|at| at.max(soonest)))
+        });
+        let due = self.session.next_due().map(|due| due.at);
+        if let Some(at) = due.into_iter().chain(unattended.flatten()).min() {
+            self.shared.alarms.set(self.slot.id, at);
+        }
+    }
+
+    /// Lets go in good order: the run is released, waiters hear why, and the last entry is durable. Until the executor is
+    /// gone the session stays owned, so that no other one can begin beside it; who comes meanwhile is refused.
     async fn leave(
-        mut self: Box<Self>,
+        &mut self,
         (reason, reply): (&'static str, Answer<()>),
+        late: Vec<Letter>,
         inbox: &mut mpsc::Receiver<Letter>,
         waiters: &mut Waiters,
     ) -> Exit {
         self.take_step(Event::Release { reason: reason.to_owned() });
         self.take_step(Event::Detach);
-        let committed = self.commit().await;
-        if committed.is_ok() {
-            self.perform(waiters);
+        let left = self.commit().await.map_err(SessionError::Store);
+        match &left {
+            Ok(()) => self.perform(waiters),
+            Err(error) => self.refuse_all(error),
         }
-        self.slot.forget_mailbox();
-        // The executor may be about to report; nothing of it is taken any more, but it must not wait for room.
-        let stopping = self.stop_current_turn();
-        let refused = async {
-            inbox.close();
-            while let Some(message) = inbox.recv().await {
-                message.refuse(SessionError::Draining);
-            }
-        };
-        tokio::join!(refused, join(stopping));
         waiters.terminate(reason);
-        if let (Some(executor), true) = (self.executor.take(), reason == UNREGISTERED) {
-            self.slot.set_executor(None);
+        let mut leaving = vec![(reason, reply)];
+        let mut refuse = |letter: Letter| letter.refuse_but_leave(&SessionError::Draining, &mut leaving);
+        late.into_iter().for_each(&mut refuse);
+        let gone = gone(self.stop_current_turn());
+        tokio::pin!(gone);
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut gone => break,
+                letter = inbox.recv() => letter.into_iter().for_each(&mut refuse),
+            }
+        }
+        if left.is_ok() {
+            self.snapshot_at_leave().await;
+        }
+        if let (Some(executor), UNREGISTERED, None) = (self.executor.take(), reason, self.slot.executor()) {
             let (session, limit) = (self.slot.id, self.shared.options.stop_limit);
             self.shared.tasks.spawn(clean_up(executor, session, reason, limit));
         }
-        match committed {
-            Ok(()) => {
-                self.snapshot_at_leave().await;
-                drop(reply.send(Ok(())));
-            }
-            Err(error) => {
-                self.refuse_all(&error);
-                drop(reply.send(Err(SessionError::Store(error))));
-            }
+        self.shared.let_go(&self.slot, reason);
+        inbox.close();
+        while let Some(letter) = inbox.recv().await {
+            refuse(letter);
+        }
+        for (_, reply) in leaving {
+            drop(reply.send(left.clone()));
         }
         Exit::Done
     }
 
-    /// The store failed: nobody is told what was not made durable, and the executor ends before anything else begins.
-    async fn lose(&mut self, error: &StoreError) {
+    /// Ends without a last word: nobody is told what was not made durable, and the executor ends before anything else
+    /// begins.
+    pub(crate) async fn lose(&mut self, error: &SessionError) {
         self.refuse_all(error);
-        join(self.stop_current_turn()).await;
+        gone(self.stop_current_turn()).await;
     }
 
-    fn refuse_all(&mut self, error: &StoreError) {
-        let error = || SessionError::Store(error.clone());
-        for asked in self.asked.drain(..) {
+    fn refuse_all(&mut self, error: &SessionError) {
+        let error = || error.clone();
+        self.early.clear();
+        // The last first, so that what one let go of and the next attached ends as it began.
+        for asked in self.asked.drain(..).rev() {
             match asked {
                 Asked::Nobody => {}
                 Asked::Accept { reply, .. } => drop(reply.send(Err(error()))),
@@ -609,7 +697,12 @@ impl Actor {
                 Asked::Boundary(reply) => drop(reply.send(Err(error()))),
                 Asked::Operation(reply) => drop(reply.send(Err(error()))),
                 Asked::Cancel(reply) => drop(reply.send(Err(error()))),
-                Asked::Control { reply, .. } => drop(reply.send(Err(error()))),
+                Asked::Control { reply, let_go, .. } => {
+                    if let_go.by_hand.is_some() {
+                        self.slot.set_executor(let_go.by_hand);
+                    }
+                    drop(reply.send(Err(error())));
+                }
                 Asked::Attach(reply) => {
                     self.slot.set_executor(None);
                     drop(reply.send(Err(error())));
@@ -644,21 +737,26 @@ async fn run_turn(executor: Arc<dyn CoreExecutor>, turn: Turn, mailbox: Mailbox)
     drop(mailbox.send(Message::Report { attempt, report, reply: None }).await);
 }
 
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
 }
 
-/// Waits for a supervisor. It never panics and is never aborted, so there is nothing in its result.
-async fn join(task: Option<JoinHandle<()>>) {
-    if let Some(task) = task {
-        drop(task.await);
+/// Waits until an executor that was told to stop is gone, or given up.
+async fn gone(stopping: Option<CancellationToken>) {
+    if let Some(stopping) = stopping {
+        stopping.cancelled().await;
     }
 }
 
 /// Tells an executor that its session is over, within a limit, whatever it does.
-async fn clean_up(executor: Arc<dyn CoreExecutor>, session: windlass_core::SessionId, reason: &str, limit: Duration) {
-    let stopped = AssertUnwindSafe(executor.stopped(session, reason)).catch_unwind();
+pub(crate) async fn clean_up(
+    executor: Arc<dyn CoreExecutor>,
+    session: windlass_core::SessionId,
+    reason: &str,
+    limit: Duration,
+) {
+    let stopped = AssertUnwindSafe(async { executor.stopped(session, reason).await }).catch_unwind();
     match tokio::time::timeout(limit, stopped).await {
         Ok(Ok(())) => {}
         Ok(Err(panic)) => tracing::error!(%session, panic = panic_text(&*panic), "executor panicked in its clean-up"),

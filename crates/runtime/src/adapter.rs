@@ -20,6 +20,7 @@ use std::{
     sync::{Arc, Mutex},
     time::Duration,
 };
+use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 use windlass_core::{Control, Incarnation, Limits, PolicyTable, SessionId};
 
@@ -116,7 +117,7 @@ impl RuntimeBuilder {
         self
     }
 
-    /// How long an executor may take to clean up after a stop. Default: ten seconds.
+    /// How long an executor may take to be made, or to clean up after a stop. Default: ten seconds.
     pub fn stop_limit(mut self, stop_limit: Duration) -> Self {
         self.options.stop_limit = stop_limit;
         self
@@ -144,6 +145,12 @@ impl RuntimeBuilder {
     /// The runtime. Call it within a tokio runtime: one task is spawned, the alarm clock of sessions that are put away.
     pub fn build(self) -> RuntimeSessionAdapter {
         let open_on_demand = self.open_on_demand.unwrap_or(self.factory.is_some());
+        let options = Options {
+            open_on_demand,
+            idle_after: self.options.idle_after.clamp(SHORTEST_IDLE, LONGEST_WAIT),
+            stall_after: self.options.stall_after.min(LONGEST_WAIT),
+            ..self.options
+        };
         let shared = Arc::new(Shared {
             store: self.store.unwrap_or_else(|| Arc::new(MemoryStore::new())),
             blobs: self.blobs,
@@ -151,7 +158,7 @@ impl RuntimeBuilder {
             policy: Arc::new(self.policy),
             limits: self.limits,
             clock: self.clock,
-            options: Options { open_on_demand, ..self.options },
+            options,
             incarnation: Incarnation::from_uuid(uuid::Uuid::now_v7()),
             sessions: Mutex::new(HashMap::new()),
             alarms: Arc::new(Alarms::default()),
@@ -244,13 +251,16 @@ impl RuntimeSessionAdapter {
     /// [`SessionError::Store`] if the release could not be made durable; the session is let go all the same.
     pub async fn unregister_session(&self, session: SessionId) -> Result<(), SessionError> {
         let Some(slot) = self.shared.slot(session) else { return Ok(()) };
-        let handle = self.handle(slot);
-        let left = handle.ask(|reply| Message::Leave { reason: UNREGISTERED, reply }).await;
-        self.shared.remove(session);
-        match left {
-            Err(SessionError::Draining) => Ok(()),
-            left => left,
+        while let Some(mailbox) = slot.open_mailbox_or_let_go() {
+            let (reply, left) = oneshot::channel();
+            drop(mailbox.send(Message::Leave { reason: UNREGISTERED, reply }).await);
+            // Without an answer the owner ended on its own meanwhile; there may be another one.
+            if let Ok(left) = left.await {
+                return left;
+            }
         }
+        self.shared.let_go(&slot, UNREGISTERED);
+        Ok(())
     }
 
     /// Forgets a destroyed session wholly, its journal too. Idempotent.
@@ -336,11 +346,12 @@ impl RuntimeSessionAdapter {
     /// Lets go of every session in good order: runs are given until `grace` to return after they are told, nothing new
     /// is taken, waiters hear that the runtime ends. Returns when every task of this runtime has ended.
     pub async fn shutdown(&self) {
-        let slots: Vec<Arc<Slot>> = self.shared.slots().drain().map(|(_, slot)| slot).collect();
+        // First, so that nobody is called any more who would not be found below.
         self.shared.tasks.close();
+        let slots: Vec<Arc<Slot>> = self.shared.slots().drain().map(|(_, slot)| slot).collect();
         let leave = |slot: Arc<Slot>| async move {
             let Some(mailbox) = slot.open_mailbox() else { return };
-            let (reply, left) = tokio::sync::oneshot::channel();
+            let (reply, left) = oneshot::channel();
             if mailbox.send(Message::Leave { reason: "runtime shut down", reply }).await.is_ok()
                 && let Ok(Err(error)) = left.await
             {
@@ -369,6 +380,10 @@ impl RuntimeSessionAdapter {
 
 /// Entries that a store given to a [`RuntimeBuilder`] keeps of each journal behind its snapshot, unless told otherwise.
 pub const ENTRIES_KEPT: u64 = 100_000;
+
+/// An idle time of nothing would make the timer spin; "never" must still be a moment that a clock can reach.
+const SHORTEST_IDLE: Duration = Duration::from_millis(10);
+const LONGEST_WAIT: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 const RESUME_PAGE: u32 = 1_000;
 const LEAVE_PARALLELISM: usize = 64;

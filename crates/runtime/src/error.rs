@@ -1,7 +1,8 @@
 //! What can go wrong outside a session, and what is the caller to do?
 
-use crate::{blob::BlobError, store::StoreError};
-use windlass_core::{ControlRefused, RejectReason, RuntimeState, SessionId};
+use crate::{actor::panic_text, blob::BlobError, store::StoreError};
+use std::{any::Any, sync::Arc};
+use windlass_core::{ControlRefused, RejectReason, RunClosed, RuntimeState, SessionId};
 
 /// Why a call on a session could not be answered. A refused input is no error but an answer
 /// ([`AcceptOutcome::Rejected`](windlass_core::AcceptOutcome::Rejected)).
@@ -31,12 +32,24 @@ pub enum SessionError {
     /// The runtime is shutting down, or the session is being unregistered. Nothing was admitted.
     #[error("draining: the runtime lets go of this session; try again when it is open elsewhere")]
     Draining,
+    /// The run that the caller ran himself was cut off before its end was durable; what it came to was not taken.
+    #[error(transparent)]
+    Closed(#[from] RunClosed),
+    /// The session's owner panicked: a bug. Its journal is read again; what it says is what happened.
+    #[error(
+        "internal: the session's owner panicked ({0}); whether the call was done is unknown, try again under the same idempotency key"
+    )]
+    Panicked(Arc<str>),
     /// No executor: the one asked for could not be made, or none was ever attached.
     #[error("executor_unavailable: {0}")]
     Executor(String),
 }
 
 impl SessionError {
+    pub(crate) fn panicked(panic: &(dyn Any + Send)) -> SessionError {
+        SessionError::Panicked(panic_text(panic).into())
+    }
+
     /// Its stable code.
     pub fn code(&self) -> &'static str {
         match self {
@@ -48,6 +61,8 @@ impl SessionError {
             SessionError::Blob(_) => "store_unavailable",
             SessionError::Corrupt { .. } => "store_corrupt",
             SessionError::Draining => "draining",
+            SessionError::Closed(_) => "run_closed",
+            SessionError::Panicked(_) => "internal",
             SessionError::Executor(_) => "executor_unavailable",
         }
     }

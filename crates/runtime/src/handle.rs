@@ -91,10 +91,11 @@ impl SessionHandle {
 
     /// Offers an input and runs it here, in the caller's task, instead of by the session's executor. Refused as
     /// `NotReady` if there is anything else to run. If `run` fails, or this future is dropped before its end, the
-    /// input is abandoned and never run again.
+    /// input is abandoned and never run again. If the run is cancelled, `run` is dropped.
     ///
     /// # Errors
-    /// As for [`SessionHandle::accept`]. The inner result is the error of `run`, after it has been recorded.
+    /// As for [`SessionHandle::accept`]; [`SessionError::Closed`] if the run was cut off before its end was durable.
+    /// The inner result is the error of `run`, after it has been recorded.
     pub async fn accept_and_run<F, E>(
         &self,
         input: Input,
@@ -109,7 +110,11 @@ impl SessionHandle {
         // From here on the run is ours: if this future is dropped, so is `pinned`, which says so.
         let Some(mut pinned) = admitted.pinned else { return Ok((admitted.outcome, None)) };
         let attempt = pinned.start.attempt;
-        let result = run(attempt.run, RunPrimitive::of(&pinned.start)).await;
+        let result = tokio::select! {
+            biased;
+            result = run(attempt.run, RunPrimitive::of(&pinned.start)) => result,
+            () = pinned.cut.cancelled() => return Err(RunClosed.into()),
+        };
         let report = match &result {
             Ok(output) => RunReport::Done { output: output.boundary.clone(), terminal: output.terminal.clone() },
             Err(error) => RunReport::Failed { error: error.to_string().into(), retryable: false, retry_after: None },
@@ -117,7 +122,7 @@ impl SessionHandle {
         let reported = self.ask(|reply| Message::Report { attempt, report, reply: Some(reply) }).await;
         pinned.reported();
         // A run that was cut off meanwhile has its outcome already; what it still reports is not taken.
-        let _: Result<(), RunClosed> = reported?;
+        reported??;
         Ok((admitted.outcome, Some(result)))
     }
 

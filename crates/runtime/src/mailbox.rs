@@ -10,6 +10,7 @@ use crate::{
 };
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 use windlass_core::{
     AcceptOptions, AcceptOutcome, Accepted, AttemptId, BoundaryOutput, CancelOutcome, CompletionSeq, Control,
     ControlReport, Disposition, Input, InputId, OperationId, OperationReport, OperationSpec, OpsLifecycleError,
@@ -127,6 +128,16 @@ impl Message {
     }
 }
 
+impl Message {
+    /// As [`Message::refuse`], but whoever asks the owner to leave is put on a list: that can be done whatever failed.
+    pub(crate) fn refuse_but_leave(self, error: &SessionError, leaving: &mut Vec<(&'static str, Answer<()>)>) {
+        match self {
+            Message::Leave { reason, reply } => leaving.push((reason, reply)),
+            message => message.refuse(error.clone()),
+        }
+    }
+}
+
 /// Answers from a session, or with the reason why it could not be looked at.
 pub(crate) type Look = Box<dyn FnOnce(Result<&Session, SessionError>) + Send>;
 
@@ -141,12 +152,14 @@ pub(crate) struct Admitted {
 /// A run in the hands of the caller who runs it himself. Dropped without a report, it says that he is gone.
 pub(crate) struct PinnedRun {
     pub(crate) start: RunStart,
+    /// Cancelled when the run is cut off.
+    pub(crate) cut: CancellationToken,
     mailbox: Option<Mailbox>,
 }
 
 impl PinnedRun {
-    pub(crate) fn new(start: RunStart, mailbox: Mailbox) -> PinnedRun {
-        PinnedRun { start, mailbox: Some(mailbox) }
+    pub(crate) fn new(start: RunStart, cut: CancellationToken, mailbox: Mailbox) -> PinnedRun {
+        PinnedRun { start, cut, mailbox: Some(mailbox) }
     }
 
     /// The caller has reported himself.

@@ -5,44 +5,78 @@
 //! true then is what the journal says. Whoever waits for an input keeps waiting through that.
 
 use crate::{
-    actor::{Actor, Exit},
+    actor::{Actor, Exit, panic_text},
     completion::{Completion, CompletionOutcome, completion_of},
     error::SessionError,
-    executor::CoreExecutor,
+    executor::{CoreExecutor, ExecutorFactory},
     feed::FeedHub,
     mailbox::{Letter, Mailbox, Message},
     shared::Shared,
     store::{InputRef, StoreError},
 };
+use futures_util::FutureExt;
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    panic::AssertUnwindSafe,
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
     time::Duration,
 };
 use tokio::sync::{mpsc, oneshot};
-use windlass_core::{Event, InputId, Outcome, Session, SessionId};
+use windlass_core::{Event, InputId, InputState, Outcome, Session, SessionId};
 
 /// What is known of a session in this process, open or put away.
 pub(crate) struct Slot {
     pub(crate) id: SessionId,
     /// For its creation.
     pub(crate) agent: Option<Arc<str>>,
-    mailbox: Mutex<Option<Mailbox>>,
+    door: Mutex<Door>,
     /// Attached by hand; stays through putting away.
     executor: Mutex<Option<Arc<dyn CoreExecutor>>>,
     hub: OnceLock<Arc<FeedHub>>,
+    /// Whether the last owner ended only because the store failed: its run was cut off, but no process died.
+    lost: AtomicBool,
+    /// Failures of the store, and of owners, since the last append.
+    failures: AtomicU32,
+}
+
+/// Where a session's messages go.
+enum Door {
+    /// Nobody owns it; the next message calls an owner.
+    Shut,
+    /// To its owner.
+    Open(Mailbox),
+    /// It is let go: nobody opens it through this slot again, for there may be another one of its name.
+    Gone,
 }
 
 impl Slot {
     pub(crate) fn new(id: SessionId, agent: Option<Arc<str>>) -> Slot {
-        Slot { id, agent, mailbox: Mutex::new(None), executor: Mutex::new(None), hub: OnceLock::new() }
+        Slot {
+            id,
+            agent,
+            door: Mutex::new(Door::Shut),
+            executor: Mutex::new(None),
+            hub: OnceLock::new(),
+            lost: AtomicBool::new(false),
+            failures: AtomicU32::new(0),
+        }
     }
 
     /// Puts a message into the session's mailbox, opening the session if it is not.
     pub(crate) async fn send(self: &Arc<Self>, shared: &Arc<Shared>, message: Message) -> Result<(), SessionError> {
         let mut message = Box::new(message);
         loop {
-            let Some(mailbox) = self.mailbox(shared) else { return Err(SessionError::Draining) };
+            let mailbox = match self.mailbox(shared) {
+                // A handle is a name: it may name a session that was registered again.
+                Err(SessionError::NotFound(id)) => match shared.slot(id).map(|slot| slot.mailbox(shared)) {
+                    Some(mailbox) => mailbox?,
+                    None => return Err(SessionError::NotFound(id)),
+                },
+                mailbox => mailbox?,
+            };
             match mailbox.send_boxed(message).await {
                 Ok(()) => return Ok(()),
                 // The owner has just let go; the next one gets it.
@@ -51,37 +85,74 @@ impl Slot {
         }
     }
 
-    /// The mailbox of the owner, who is called if there is none; none while the runtime shuts down.
-    fn mailbox(self: &Arc<Self>, shared: &Arc<Shared>) -> Option<Mailbox> {
-        let mut current = self.mailbox.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(mailbox) = current.as_ref().filter(|mailbox| !mailbox.0.is_closed()) {
-            return Some(mailbox.clone());
-        }
-        if shared.tasks.is_closed() {
-            return None;
+    /// The mailbox of the owner, who is called if there is none.
+    pub(crate) fn mailbox(self: &Arc<Self>, shared: &Arc<Shared>) -> Result<Mailbox, SessionError> {
+        let mut door = self.door();
+        match &*door {
+            Door::Open(mailbox) if !mailbox.0.is_closed() => return Ok(mailbox.clone()),
+            // Looked at under the lock: whoever shuts the runtime down closes this first, and finds every owner then.
+            _ if shared.tasks.is_closed() => return Err(SessionError::Draining),
+            Door::Gone => return Err(SessionError::NotFound(self.id)),
+            Door::Shut | Door::Open(_) => {}
         }
         let (mailbox, inbox) = Mailbox::new();
-        *current = Some(mailbox.clone());
+        *door = Door::Open(mailbox.clone());
         shared.tasks.spawn(own(Arc::clone(shared), Arc::clone(self), mailbox.clone(), inbox));
-        Some(mailbox)
+        Ok(mailbox)
     }
 
     /// The mailbox of the owner, if the session is open.
     pub(crate) fn open_mailbox(&self) -> Option<Mailbox> {
-        self.mailbox.lock().unwrap_or_else(PoisonError::into_inner).clone().filter(|mailbox| !mailbox.0.is_closed())
+        match &*self.door() {
+            Door::Open(mailbox) if !mailbox.0.is_closed() => Some(mailbox.clone()),
+            _ => None,
+        }
+    }
+
+    /// The mailbox of the owner. If there is none, there will never be one.
+    pub(crate) fn open_mailbox_or_let_go(&self) -> Option<Mailbox> {
+        let mut door = self.door();
+        match &*door {
+            Door::Open(mailbox) if !mailbox.0.is_closed() => Some(mailbox.clone()),
+            _ => {
+                *door = Door::Gone;
+                None
+            }
+        }
     }
 
     /// From now on the next message calls a new owner.
-    pub(crate) fn forget_mailbox(&self) {
-        *self.mailbox.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    pub(crate) fn shut(&self) {
+        *self.door() = Door::Shut;
+    }
+
+    /// From now on nobody is called.
+    pub(crate) fn let_go(&self) {
+        *self.door() = Door::Gone;
+    }
+
+    fn door(&self) -> MutexGuard<'_, Door> {
+        self.door.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the session decided is durable: whatever failed is over.
+    pub(crate) fn succeeded(&self) {
+        self.failures.store(0, Ordering::Relaxed);
+    }
+
+    /// Counts a failure. Returns how long to wait before the next try.
+    fn failed(&self, longest: Duration) -> Duration {
+        let failures = self.failures.fetch_add(1, Ordering::Relaxed);
+        REOPEN_FIRST.saturating_mul(1 << failures.min(20)).min(longest)
     }
 
     pub(crate) fn executor(&self) -> Option<Arc<dyn CoreExecutor>> {
         self.executor.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub(crate) fn set_executor(&self, executor: Option<Arc<dyn CoreExecutor>>) {
-        *self.executor.lock().unwrap_or_else(PoisonError::into_inner) = executor;
+    /// Returns the one before.
+    pub(crate) fn set_executor(&self, executor: Option<Arc<dyn CoreExecutor>>) -> Option<Arc<dyn CoreExecutor>> {
+        std::mem::replace(&mut *self.executor.lock().unwrap_or_else(PoisonError::into_inner), executor)
     }
 
     /// Where the session announces commits, made for the first follower.
@@ -106,12 +177,22 @@ struct Waiter {
 }
 
 impl Waiters {
-    pub(crate) fn is_empty(&self) -> bool {
+    /// Whether nobody waits any more. Forgets those who gave up.
+    pub(crate) fn is_empty(&mut self) -> bool {
+        self.by_input.retain(|_, waiters| {
+            waiters.retain(|waiter| !waiter.sender.is_closed());
+            !waiters.is_empty()
+        });
         self.by_input.is_empty()
     }
 
     pub(crate) fn add(&mut self, input: InputId, sender: oneshot::Sender<Completion>) {
-        self.by_input.entry(input).or_default().push(Waiter { sender, via: None });
+        let waiters = self.by_input.entry(input).or_default();
+        // Who asks again and again with a time limit leaves waiters behind; they make room before the list grows.
+        if waiters.len() == waiters.capacity() {
+            waiters.retain(|waiter| !waiter.sender.is_closed());
+        }
+        waiters.push(Waiter { sender, via: None });
     }
 
     /// Tells the waiters of an input how it ended. Those of an absorbed input go on waiting for the newer one.
@@ -136,63 +217,109 @@ impl Waiters {
         }
     }
 
-    fn inputs(&self) -> Vec<InputId> {
-        self.by_input.keys().copied().collect()
+    /// Tells the waiters of an input that it is over, and no more.
+    fn forget(&mut self, input: InputId, state: Option<InputState>) {
+        let outcome = match state {
+            Some(state) => CompletionOutcome::Forgotten(state),
+            None => CompletionOutcome::RuntimeTerminated("input lost".into()),
+        };
+        for Waiter { sender, via } in self.by_input.remove(&input).into_iter().flatten() {
+            drop(sender.send(Completion { outcome: outcome.clone(), via }));
+        }
+    }
+
+    fn inputs(&self) -> impl Iterator<Item = InputId> {
+        self.by_input.keys().copied()
     }
 }
 
 /// The wait before a session is opened again after a failure; doubles up to the longest.
 const REOPEN_FIRST: Duration = Duration::from_millis(100);
-const REOPEN_LONGEST: Duration = Duration::from_secs(5);
+/// Where somebody waits for its inputs, and where nobody does.
+const REOPEN_LONGEST: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(60)];
 
 async fn own(shared: Arc<Shared>, slot: Arc<Slot>, mailbox: Mailbox, mut inbox: mpsc::Receiver<Letter>) {
     let mut waiters = Waiters::default();
     let mut first = Vec::new();
-    let mut delay = REOPEN_FIRST;
-    let mut same_process = false;
     loop {
-        let error = match Box::pin(open(&shared, &slot, &mailbox, same_process, &mut waiters)).await {
-            Ok(actor) => {
-                delay = REOPEN_FIRST;
-                match actor.live(&mut inbox, &mut first, &mut waiters).await {
-                    Exit::Done => return,
-                    Exit::Lost(error) => SessionError::Store(error),
-                }
-            }
+        let error = match live(&shared, &slot, &mailbox, &mut inbox, &mut first, &mut waiters).await {
+            Ok(()) => return,
             Err(error) => error,
         };
-        same_process = true;
         tracing::warn!(session = %slot.id, error = %error, "session lost, its journal will be read again");
         let over = match &error {
             SessionError::Store(StoreError::Fenced { .. }) => Some("ownership lost"),
             SessionError::Corrupt { .. }
             | SessionError::Store(StoreError::Corrupt { .. } | StoreError::Newer { .. }) => Some("store corrupt"),
+            _ if shared.tasks.is_closed() => Some("runtime shut down"),
             _ => None,
         };
-        if let Some(reason) = over {
+        let mut leaving = Vec::new();
+        first.drain(..).for_each(|letter: Letter| letter.refuse_but_leave(&error, &mut leaving));
+        while let Ok(letter) = inbox.try_recv() {
+            letter.refuse_but_leave(&error, &mut leaving);
+        }
+        if let Some(reason) = leaving.first().map(|(reason, _)| *reason).or(over) {
             waiters.terminate(reason);
         }
-        first.drain(..).for_each(|message: Letter| message.refuse(error.clone()));
         if waiters.is_empty() {
-            // Nobody waits: the next message, or the next sweep, opens it again.
-            slot.forget_mailbox();
-            inbox.close();
-            while let Some(message) = inbox.recv().await {
-                message.refuse(error.clone());
+            if let Some((reason, _)) = leaving.first() {
+                // Its last entry could not be made durable, so the next opening accounts for its run.
+                shared.let_go(&slot, reason);
+            } else {
+                if over.is_none() {
+                    // Nobody waits: the next message, or the alarm, opens it again.
+                    shared.alarms.set(slot.id, shared.clock.now() + slot.failed(REOPEN_LONGEST[1]));
+                }
+                slot.shut();
             }
-            if over.is_none() {
-                shared.alarms.set(slot.id, shared.clock.now() + delay);
+            inbox.close();
+            while let Some(letter) = inbox.recv().await {
+                letter.refuse_but_leave(&error, &mut leaving);
+            }
+            for (_, reply) in leaving {
+                drop(reply.send(Err(error.clone())));
             }
             return;
         }
-        while let Ok(message) = inbox.try_recv() {
-            message.refuse(error.clone());
-        }
         tokio::select! {
-            () = tokio::time::sleep(delay) => {}
+            () = tokio::time::sleep(slot.failed(REOPEN_LONGEST[0])) => {}
             message = inbox.recv() => first.extend(message),
         }
-        delay = (delay * 2).min(REOPEN_LONGEST);
+    }
+}
+
+/// One life of an open session: from its opening to its orderly end, or to a failure.
+async fn live(
+    shared: &Arc<Shared>,
+    slot: &Arc<Slot>,
+    mailbox: &Mailbox,
+    inbox: &mut mpsc::Receiver<Letter>,
+    first: &mut Vec<Letter>,
+    waiters: &mut Waiters,
+) -> Result<(), SessionError> {
+    loop {
+        // A panic is contained like a failure of the store: what is true stands in the journal. It counts as a death of
+        // the process, so that what makes an owner panic is not tried for ever.
+        let opened = AssertUnwindSafe(Box::pin(open(shared, slot, mailbox, waiters))).catch_unwind().await;
+        let mut actor = opened.unwrap_or_else(|panic| Err(SessionError::panicked(&*panic)))?;
+        slot.lost.store(false, Ordering::Relaxed);
+        let error = match AssertUnwindSafe(actor.live(inbox, first, waiters)).catch_unwind().await {
+            Ok(Exit::Done) => return Ok(()),
+            Ok(Exit::Again) => {
+                slot.lost.store(true, Ordering::Relaxed);
+                continue;
+            }
+            Ok(Exit::Lost(error)) => {
+                // Somebody else may have owned it meanwhile.
+                slot.lost.store(!matches!(error, StoreError::Fenced { .. }), Ordering::Relaxed);
+                SessionError::Store(error)
+            }
+            Err(panic) => SessionError::panicked(&*panic),
+        };
+        // Nobody is told what was not made durable, and the executor ends before anything else begins.
+        Box::pin(actor.lose(&error)).await;
+        return Err(error);
     }
 }
 
@@ -200,7 +327,6 @@ async fn open(
     shared: &Arc<Shared>,
     slot: &Arc<Slot>,
     mailbox: &Mailbox,
-    same_process: bool,
     waiters: &mut Waiters,
 ) -> Result<Box<Actor>, SessionError> {
     let opened = shared.store.open(slot.id).await?;
@@ -208,34 +334,55 @@ async fn open(
     let snapshot = opened.snapshot.as_ref().map(|(_, snapshot)| &**snapshot);
     let session = Session::recover(slot.id, limits, policy, snapshot, &opened.tail)
         .map_err(|error| SessionError::Corrupt { session: slot.id, error })?;
+    if let Some(hub) = slot.hub() {
+        // An append whose result was unknown may have been done.
+        hub.committed(session.head());
+        hub.completed(session.completion_watermark());
+    }
     let executor = match (slot.executor(), &shared.factory) {
-        (None, Some(factory)) => {
-            let agent = session.agent().or(slot.agent.as_ref());
-            match factory.executor(slot.id, agent.map(|agent| &**agent)).await {
-                Ok(executor) => Some(executor),
-                Err(error) => {
-                    // Inputs wait, `explain` says for what, and the next opening asks again.
-                    tracing::warn!(session = %slot.id, %error, "no executor could be made");
-                    None
-                }
-            }
-        }
+        (None, Some(factory)) => make_executor(&**factory, slot, &session, shared.options.stop_limit).await,
         (by_hand, _) => by_hand,
     };
-    for input in waiters.inputs() {
-        if session.active_input(input).is_none()
-            && let Some(outcome) = stored_outcome(shared, slot.id, &InputRef::Id(input)).await?
-        {
-            waiters.settle(input, &outcome);
-        }
-    }
+    tell_what_ended(shared, &session, waiters).await?;
     let mut actor = Box::new(Actor::new(Arc::clone(shared), Arc::clone(slot), mailbox.clone(), session, &opened));
-    let agent = slot.agent.clone();
+    let (agent, same_process) = (slot.agent.clone(), slot.lost.load(Ordering::Relaxed));
     actor.take_step(Event::Opened { incarnation: shared.incarnation, agent, same_process });
     if let Some(executor) = executor {
         actor.attach(executor, false);
     }
     Ok(actor)
+}
+
+/// Asks for an executor, within a limit, whatever it does. Without one inputs wait, `explain` says for what, and the
+/// next opening asks again.
+async fn make_executor(
+    factory: &dyn ExecutorFactory,
+    slot: &Slot,
+    session: &Session,
+    limit: Duration,
+) -> Option<Arc<dyn CoreExecutor>> {
+    let agent = session.agent().or(slot.agent.as_ref());
+    let made = AssertUnwindSafe(async { factory.executor(slot.id, agent.map(|agent| &**agent)).await }).catch_unwind();
+    let error = match tokio::time::timeout(limit, made).await {
+        Ok(Ok(Ok(executor))) => return Some(executor),
+        Ok(Ok(Err(error))) => error.to_string(),
+        Ok(Err(panic)) => format!("the factory panicked: {}", panic_text(&*panic)),
+        Err(_) => format!("the factory made none within {limit:?}"),
+    };
+    tracing::warn!(session = %slot.id, error, "no executor could be made");
+    None
+}
+
+/// Tells those who wait for inputs that ended while the store failed. The waiters of an absorbed input move on to the
+/// newer one, which may be over as well.
+async fn tell_what_ended(shared: &Shared, session: &Session, waiters: &mut Waiters) -> Result<(), StoreError> {
+    loop {
+        let Some(input) = waiters.inputs().find(|input| session.active_input(*input).is_none()) else { return Ok(()) };
+        match stored_outcome(shared, session.id(), &InputRef::Id(input)).await? {
+            Some(outcome) => waiters.settle(input, &outcome),
+            None => waiters.forget(input, session.input_state(input)),
+        }
+    }
 }
 
 /// How an input ended, from the entry that ended it; none if it is open, unknown, or the entry is no longer kept.

@@ -1,9 +1,16 @@
 //! What do all sessions of one adapter share?
 
-use crate::{blob::BlobStore, clock::Clock, executor::ExecutorFactory, mailbox::Message, owner::Slot, store::Store};
+use crate::{
+    actor::{UNREGISTERED, clean_up},
+    blob::BlobStore,
+    clock::Clock,
+    executor::ExecutorFactory,
+    owner::Slot,
+    store::Store,
+};
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 use tokio::sync::Notify;
@@ -34,7 +41,7 @@ pub(crate) struct Options {
     pub(crate) cancel_grace: Duration,
     /// How long an executor may show no progress.
     pub(crate) stall_after: Duration,
-    /// How long an executor may take to clean up.
+    /// How long an executor may take to be made, or to clean up.
     pub(crate) stop_limit: Duration,
     /// Entries that are kept of each journal behind its snapshot.
     pub(crate) entries_kept: u64,
@@ -66,11 +73,21 @@ impl Shared {
         }
     }
 
-    pub(crate) fn remove(&self, session: SessionId) {
-        self.slots().remove(&session);
+    /// Lets go of a slot for good: nobody opens its session through it again, whatever handle or alarm is left.
+    pub(crate) fn let_go(&self, slot: &Arc<Slot>, reason: &'static str) {
+        let mut slots = self.slots();
+        slot.let_go();
+        if slots.get(&slot.id).is_some_and(|known| Arc::ptr_eq(known, slot)) {
+            slots.remove(&slot.id);
+        }
+        drop(slots);
+        self.alarms.clear(slot.id);
+        if let (Some(executor), UNREGISTERED) = (slot.set_executor(None), reason) {
+            self.tasks.spawn(clean_up(executor, slot.id, reason, self.options.stop_limit));
+        }
     }
 
-    pub(crate) fn slots(&self) -> std::sync::MutexGuard<'_, HashMap<SessionId, Arc<Slot>>> {
+    pub(crate) fn slots(&self) -> MutexGuard<'_, HashMap<SessionId, Arc<Slot>>> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -78,30 +95,57 @@ impl Shared {
 /// When which session that is put away has something to do. One task rings for all.
 #[derive(Default)]
 pub(crate) struct Alarms {
-    by_time: Mutex<BTreeSet<(Timestamp, SessionId)>>,
+    set: Mutex<Set>,
     changed: Notify,
 }
 
+#[derive(Default)]
+struct Set {
+    by_time: BTreeSet<(Timestamp, SessionId)>,
+    by_session: HashMap<SessionId, Timestamp>,
+}
+
 impl Alarms {
+    /// Sets the alarm of a session. It has one: who let go last knows best.
     pub(crate) fn set(&self, session: SessionId, at: Timestamp) {
-        self.by_time.lock().unwrap_or_else(PoisonError::into_inner).insert((at, session));
+        let mut set = self.locked();
+        set.clear(session);
+        set.by_session.insert(session, at);
+        set.by_time.insert((at, session));
+        drop(set);
         self.changed.notify_one();
     }
 
+    pub(crate) fn clear(&self, session: SessionId) {
+        self.locked().clear(session);
+    }
+
     fn first(&self) -> Option<Timestamp> {
-        self.by_time.lock().unwrap_or_else(PoisonError::into_inner).first().map(|(at, _)| *at)
+        self.locked().by_time.first().map(|(at, _)| *at)
     }
 
     fn take_due(&self, now: Timestamp) -> Vec<SessionId> {
-        let mut by_time = self.by_time.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut set = self.locked();
         let mut due = Vec::new();
-        while let Some((at, session)) = by_time.first().copied()
+        while let Some((at, session)) = set.by_time.first().copied()
             && at <= now
         {
-            by_time.remove(&(at, session));
+            set.clear(session);
             due.push(session);
         }
         due
+    }
+
+    fn locked(&self) -> MutexGuard<'_, Set> {
+        self.set.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Set {
+    fn clear(&mut self, session: SessionId) {
+        if let Some(at) = self.by_session.remove(&session) {
+            self.by_time.remove(&(at, session));
+        }
     }
 }
 
@@ -112,10 +156,9 @@ pub(crate) async fn ring(shared: Weak<Shared>, alarms: Arc<Alarms>) {
             let Some(shared) = shared.upgrade().filter(|shared| !shared.tasks.is_closed()) else { return };
             let now = shared.clock.now();
             for session in alarms.take_due(now) {
-                let slot = shared.slot_or_new(session, None);
-                // Opening is all that is wanted; a failure sets the next alarm.
-                if let Err(error) = slot.send(&shared, Message::Look { reply: Box::new(|_| {}) }).await {
-                    tracing::debug!(%session, %error, "not opened, the runtime shuts down");
+                // Opening is all that is wanted; one that is open needs no alarm, and a failure sets the next.
+                if let Err(error) = shared.slot_or_new(session, None).mailbox(&shared) {
+                    tracing::debug!(%session, %error, "not opened");
                 }
             }
             alarms.first().map(|at| at.since(now))
