@@ -15,13 +15,14 @@ use std::{
 };
 use tokio::{sync::Notify, time::Instant};
 use windlass_core::{
-    AbandonReason, Disposition, Durability, Input, InputState, JsonText, PeerConvention, ProgressPhase, Seq, SessionId,
-    Timestamp,
+    AbandonReason, AcceptOutcome, BoundaryOutput, ContentBlock, Disposition, Durability, Input, InputState, JsonText,
+    MediaSource, PeerConvention, ProgressPhase, RuntimeState, Seq, SessionId, Timestamp,
 };
 use windlass_runtime::{
     Attachment, Clock, CompletionOutcome, CoreApplyOutput, CoreExecutor, CoreExecutorError, ExecutorFactory, FeedItem,
-    SessionError, executor_fn,
-    store::InputRef,
+    RuntimeControlPlane, SessionError, TurnError, executor_fn,
+    memory::MemoryStore,
+    store::{InputRef, Store},
     testing::{
         ManualExecutor,
         faulty_store::{Call, Fault},
@@ -534,4 +535,109 @@ async fn followers_see_what_was_done_although_the_answer_was_unknown() {
     handle.note(JsonText::encode(&"noted").unwrap()).await.unwrap_err();
     let item = ends(next).await.unwrap().unwrap();
     assert!(matches!(item, FeedItem::Entry(entry) if entry.record.name() == "noted"));
+}
+
+// S 133, 134: a boundary is committed once. What an older attempt commits is refused and leaves the first one as it
+// was; one whose answer was unknown but that was done is not committed a second time.
+#[tokio::test(start_paused = true)]
+async fn a_boundary_is_committed_once_whoever_tries_again() {
+    let rig = Rig::new();
+    let (handle, _, mut runs) = rig.session().await;
+    let done = accept(&handle, input(1, "a")).await;
+    let first = runs.next().await;
+    let (run, output) = (first.turn.run(), BoundaryOutput { message_count: 1, ..BoundaryOutput::default() });
+    rig.store.fail(Call::Append, 1, Fault::UnknownButDone);
+    first.turn.commit(output).await.unwrap_err();
+    let again = ends(runs.next()).await;
+    assert_eq!((again.turn.run(), again.turn.resumes_after()), (run, Some(0)), "it was done, and stands");
+    let late = first.turn.commit(BoundaryOutput { message_count: 9, ..BoundaryOutput::default() }).await;
+    assert!(matches!(late, Err(TurnError::Closed(_))), "{late:?}");
+    again.text("a");
+    assert_eq!(text(done.wait().await), "a");
+    let receipt = handle.receipt(run, 0).await.unwrap().unwrap();
+    assert_eq!((receipt.message_count, &receipt.contributing_input_ids[..]), (1, &[input_id(1)][..]));
+    let committed = rig.records().await.iter().filter(|name| **name == "boundary_committed").count();
+    assert_eq!(committed, 1);
+}
+
+// S 138
+#[tokio::test(start_paused = true)]
+async fn receipts_are_dense_and_name_digest_count_and_contributors_in_order() {
+    let rig = Rig::new();
+    let (handle, _, mut runs) = rig.session().await;
+    handle.hold().await.unwrap();
+    for n in [7, 3, 5] {
+        let event = Input::external_event(input_id(n), Timestamp::ZERO, "s", "e", 1.into());
+        handle.accept(event).await.unwrap();
+    }
+    handle.release().await.unwrap();
+    let run = runs.next().await;
+    let boundary = |count: u64| BoundaryOutput {
+        message_count: count,
+        conversation_digest: Some(format!("digest {count}").into()),
+        ..BoundaryOutput::default()
+    };
+    for sequence in 0..2 {
+        run.turn.commit(boundary(10 + sequence)).await.unwrap();
+    }
+    let id = run.turn.run();
+    run.finish(Ok(CoreApplyOutput { boundary: boundary(12), ..CoreApplyOutput::default() }));
+    settle().await;
+    for sequence in 0..3 {
+        let receipt = rig.adapter.load_boundary_receipt(&session(1).into(), &id, sequence).await.unwrap().unwrap();
+        let contributing = if sequence == 0 { vec![input_id(7), input_id(3), input_id(5)] } else { Vec::new() };
+        assert_eq!((receipt.run_id, receipt.sequence), (id, sequence));
+        assert_eq!(receipt.message_count, 10 + sequence);
+        assert_eq!(receipt.conversation_digest, Some(format!("digest {}", 10 + sequence).into()));
+        assert_eq!(receipt.contributing_input_ids, contributing);
+    }
+    assert!(handle.receipt(id, 3).await.unwrap().is_none());
+}
+
+// S 14
+#[tokio::test(start_paused = true)]
+async fn a_prompt_made_of_video_alone_keeps_it() {
+    let rig = Rig::new();
+    let (handle, _, mut runs) = rig.session().await;
+    let source = MediaSource::Url { url: "https://example.com/film.mp4".into() };
+    let video = ContentBlock::Video { media_type: "video/mp4".into(), source };
+    let prompt = Input::prompt_from_blocks(input_id(1), Timestamp::ZERO, vec![video.clone()]);
+    assert!(matches!(handle.accept(prompt).await.unwrap(), AcceptOutcome::Accepted { .. }));
+    let run = runs.next().await;
+    assert_eq!(run.turn.inputs()[0].input.blocks().unwrap()[..], [video]);
+    run.text("seen");
+}
+
+// S 142: one corrupt journal harms only its own session, whose callers are told where.
+#[tokio::test(start_paused = true)]
+async fn a_corrupt_session_is_left_alone_and_the_others_open() {
+    let store = Arc::new(MemoryStore::new());
+    let rig = Rig::on(Arc::clone(&store) as _, |builder| builder);
+    for n in [1, 2] {
+        let handle = rig.adapter.register_session(session(n)).await.unwrap();
+        handle.accept(input(n, "a")).await.unwrap();
+    }
+    // The same entry once more, under the next position: what no session writes.
+    let opened = store.open(session(1)).await.unwrap();
+    let last = opened.tail.last().unwrap();
+    let twice = Arc::new(windlass_core::Entry { seq: last.seq.next(), ..(**last).clone() });
+    let status = store.session(session(1)).await.unwrap().unwrap().status;
+    let append = windlass_runtime::store::Append {
+        session: session(1),
+        fence: opened.fence,
+        entries: vec![twice],
+        index: Vec::new(),
+        status,
+    };
+    store.append(append).await.unwrap();
+    let factory = Arc::new(Troubled { asked: AtomicUsize::new(0), trouble: || Box::pin(async {}) });
+    let after = Rig::on(store, |builder| builder.factory(factory));
+    assert_eq!(after.adapter.resume_pending().await.unwrap(), 2);
+    let other = after.adapter.session(session(2)).await.unwrap();
+    let done = other.completion(InputRef::Id(input_id(2))).await.unwrap();
+    assert_eq!(text(ends(done.wait()).await), "a");
+    let error = after.handle().await.state().await.unwrap_err();
+    assert_eq!(error.code(), "store_corrupt");
+    assert!(error.to_string().contains(&session(1).to_string()), "{error}");
+    assert_eq!(other.state().await.unwrap(), RuntimeState::Attached);
 }
