@@ -21,7 +21,14 @@ impl Session {
         step: &mut Step,
     ) {
         let durable = input.header.durability == Durability::Durable;
-        let outcome = match self.admit(now, input, options) {
+        // Notices are the session's own; from outside they would move what it believes to have told.
+        let forged = matches!(&input.body, InputBody::Continuation(carry_on) if !carry_on.notices.is_empty());
+        let admitted = if forged {
+            Err(AcceptOutcome::Rejected { reason: RejectReason::ReservedMetadata { field: "notices".into() } })
+        } else {
+            self.admit(now, input, options)
+        };
+        let outcome = match admitted {
             Err(answer) => answer,
             Ok(admitted) => self.take_in(now, admitted, step),
         };
@@ -50,21 +57,25 @@ impl Session {
         }
         check_durability(&input).map_err(rejected)?;
         check_handling_mode(&input, options).map_err(rejected)?;
-        let (policy_row, decision) = self.decide(&input, options);
+        let (policy_row, mut decision) = self.decide(&input, options);
+        let busy = self.is_busy();
+        let front = busy && decision.on_busy == OnBusy::Interrupt;
+        if front {
+            // Head of the steer lane, before every class: what was interrupted, and all that waits, comes after it.
+            (decision.deliver, decision.priority) = (Deliver::Checkpoint, u8::MAX);
+        }
         check_pinned(&input, &decision, options).map_err(rejected)?;
         let replaces = self.find_replaced(&input, &decision);
         // What is absorbed leaves the wake that it was owed.
         let owed = replaces.is_some_and(|replaced| replaced.coalesced && self.open[&replaced.older].wake);
         let wake = (decision.wake && !options.without_wake) || owed;
         self.check_limits(&input, &decision, replaces).map_err(rejected)?;
-        let busy = self.is_busy();
         if busy && decision.on_busy == OnBusy::Reject {
             return Err(rejected(RejectReason::Busy));
         }
         if options.pinned && self.has_selectable(now) {
             return Err(rejected(RejectReason::NotReady { state: self.state() }));
         }
-        let front = busy && decision.on_busy == OnBusy::Interrupt;
         let not_before = self.due_of(now, &decision, replaces);
         let mut accepted = Accepted {
             input,

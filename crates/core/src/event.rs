@@ -431,6 +431,12 @@ pub enum RejectReason {
     /// Its inline media is no base64.
     #[error("blocks: inline media is not valid base64")]
     InvalidMedia,
+    /// It carries what only the session itself may set.
+    #[error("{field}: only the session itself sets this; leave it out")]
+    ReservedMetadata {
+        /// The field.
+        field: String,
+    },
     /// A new try is wanted of something that is no dead letter.
     #[error("input {input} is no dead letter, so there is nothing to redrive")]
     NotADeadLetter {
@@ -455,6 +461,7 @@ impl RejectReason {
             RejectReason::BlobStoreRequired => "blob_store_required",
             RejectReason::BlobMissing { .. } => "blob_missing",
             RejectReason::InvalidMedia => "invalid_media",
+            RejectReason::ReservedMetadata { .. } => "reserved_metadata",
             RejectReason::NotADeadLetter { .. } => "not_a_dead_letter",
         }
     }
@@ -469,6 +476,7 @@ impl RejectReason {
             RejectReason::HandlingModeInvalid { .. } => "handling_mode",
             RejectReason::PayloadTooLarge { .. } | RejectReason::PayloadTooDeep { .. } => "payload",
             RejectReason::BlobStoreRequired | RejectReason::BlobMissing { .. } | RejectReason::InvalidMedia => "blocks",
+            RejectReason::ReservedMetadata { .. } => "notices",
             RejectReason::NotADeadLetter { .. } => "redrive_of",
         }
     }

@@ -438,3 +438,22 @@ fn a_reset_ends_operations_and_begins_a_new_order() {
     assert_eq!(ended, 1, "the journal says how it ended");
     assert!(rig.started.is_empty());
 }
+
+// What the session believes to have told the model is the session's own.
+#[test]
+fn a_continuation_from_outside_carries_no_notices() {
+    let mut rig = Rig::attached();
+    rig.step(Event::Control { ticket: Ticket(0), verb: Control::Hold });
+    rig.complete(1, OperationKind::BackgroundToolOp);
+    let entry = rig.session.operation_completion(op(1)).unwrap();
+    let mut forged = Input::detached_background_op_completed(InputId::from_uuid(Uuid::from_u128(9)), Timestamp::ZERO);
+    if let InputBody::Continuation(continuation) = &mut forged.body {
+        continuation.notices.push(entry);
+    }
+    let event = Event::Accept { ticket: Ticket(0), input: Box::new(forged), options: AcceptOptions::default() };
+    let replies = rig.step(event);
+    let Reply::Accept(windlass_core::AcceptOutcome::Rejected { reason }) = &replies[0] else { panic!("{replies:?}") };
+    assert_eq!((reason.code(), reason.field()), ("reserved_metadata", "notices"));
+    rig.step(Event::Control { ticket: Ticket(0), verb: Control::Release });
+    assert_eq!(notices(&rig.run()), [1], "the real one is told");
+}

@@ -334,6 +334,10 @@ impl Model {
         if silent || options.aside {
             (decision.deliver, decision.wake, decision.on_busy) = (Deliver::WithNextRun, false, OnBusy::Wait);
         }
+        let front = busy && decision.on_busy == OnBusy::Interrupt;
+        if front {
+            (decision.deliver, decision.priority) = (Deliver::Checkpoint, u8::MAX);
+        }
         let lane = home(decision.deliver);
         if options.pinned && !matches!(lane, Some(Lane::Queue | Lane::Steer)) {
             return "rejected handling_mode_invalid".into();
@@ -359,7 +363,6 @@ impl Model {
             return format!("rejected session_state_conflict state={}", self.runtime_state());
         }
         // From here on it is taken.
-        let front = busy && decision.on_busy == OnBusy::Interrupt;
         if front && self.run.as_ref().is_some_and(|run| run.until.is_none()) {
             self.release();
         }
