@@ -66,7 +66,8 @@ pub enum OnBusy {
     /// It waits.
     #[default]
     Wait,
-    /// The run is cancelled (its inputs go back) and this one runs first.
+    /// The run is let go (its inputs go back) and this one runs first: at the head of the steer lane, before every
+    /// class, whatever its delivery. A run that has committed boundaries goes on first, and is handed it as steering.
     Interrupt,
     /// It is refused.
     Reject,
