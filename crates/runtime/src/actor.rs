@@ -399,6 +399,7 @@ impl Actor {
                 }
             }
         }
+        self.shared.drains.observed(&self.shared, self.slot.id, self.session.state());
         for asked in std::mem::take(&mut self.asked) {
             if let Asked::Attach(reply) = asked {
                 drop(reply.send(Ok(Attachment::Attached)));

@@ -162,6 +162,7 @@ impl RuntimeBuilder {
             incarnation: Incarnation::from_uuid(uuid::Uuid::now_v7()),
             sessions: Mutex::new(HashMap::new()),
             alarms: Arc::new(Alarms::default()),
+            drains: crate::comms::Drains::default(),
             tasks: TaskTracker::new(),
         });
         tokio::spawn(ring(Arc::downgrade(&shared), Arc::clone(&shared.alarms)));
@@ -251,6 +252,7 @@ impl RuntimeSessionAdapter {
     /// [`SessionError::Store`] if the release could not be made durable; the session is let go all the same.
     pub async fn unregister_session(&self, session: SessionId) -> Result<(), SessionError> {
         let Some(slot) = self.shared.slot(session) else { return Ok(()) };
+        self.shared.drains.forget(session).await;
         while let Some(mailbox) = slot.open_mailbox_or_let_go() {
             let (reply, left) = oneshot::channel();
             drop(mailbox.send(Message::Leave { reason: UNREGISTERED, reply }).await);
@@ -346,6 +348,7 @@ impl RuntimeSessionAdapter {
     /// Lets go of every session in good order: runs are given until `grace` to return after they are told, nothing new
     /// is taken, waiters hear that the runtime ends. Returns when every task of this runtime has ended.
     pub async fn shutdown(&self) {
+        self.shared.drains.end();
         // First, so that nobody is called any more who would not be found below.
         self.shared.tasks.close();
         let slots: Vec<Arc<Slot>> = self.shared.slots().drain().map(|(_, slot)| slot).collect();

@@ -439,7 +439,12 @@ impl SessionHandle {
         }))
     }
 
-    async fn offer(&self, mut input: Input, options: AcceptOptions, wait: bool) -> Result<Admitted, SessionError> {
+    pub(crate) async fn offer(
+        &self,
+        mut input: Input,
+        options: AcceptOptions,
+        wait: bool,
+    ) -> Result<Admitted, SessionError> {
         if input.blocks().is_some()
             && let Err(error) = media::externalise(self.shared.blobs.as_deref(), &mut input).await
         {

@@ -12,6 +12,7 @@ mod actor;
 mod adapter;
 pub mod blob;
 mod clock;
+pub mod comms;
 mod completion;
 mod error;
 mod executor;

@@ -28,6 +28,8 @@ pub(crate) struct Shared {
     pub(crate) incarnation: Incarnation,
     pub(crate) sessions: Mutex<HashMap<SessionId, Arc<Slot>>>,
     pub(crate) alarms: Arc<Alarms>,
+    /// Which sessions hear their peers.
+    pub(crate) drains: crate::comms::Drains,
     /// Every task of this adapter; closed at shutdown.
     pub(crate) tasks: TaskTracker,
 }
