@@ -11,6 +11,15 @@ use crate::{
 };
 use std::sync::Arc;
 
+/// What was found out about an input that may come in.
+struct Examined {
+    fingerprint: Fingerprint,
+    policy_row: Option<u32>,
+    decision: Decision,
+    front: bool,
+    replaces: Option<Replaced>,
+}
+
 impl Session {
     pub(crate) fn on_accept(
         &mut self,
@@ -41,41 +50,53 @@ impl Session {
         }
     }
 
-    /// Decides, changes nothing. The error is the answer of an input that does not come in.
-    pub(crate) fn admit(
-        &mut self,
-        now: Timestamp,
-        input: Input,
-        options: AcceptOptions,
-    ) -> Result<Accepted, AcceptOutcome> {
-        let fingerprint = fingerprint(&input);
+    /// Whether this input would come in if it were offered now: for those who prepare something for it outside, and
+    /// should not if it is a duplicate or would be refused. Changes nothing, promises nothing.
+    pub fn would_admit(&self, input: &Input, options: AcceptOptions) -> bool {
+        self.examine(input, options).is_ok()
+    }
+
+    /// Everything about an input that is to be checked or decided. The error is the answer of one that does not come in.
+    fn examine(&self, input: &Input, options: AcceptOptions) -> Result<Examined, AcceptOutcome> {
+        let fingerprint = fingerprint(input);
         // A retry must hear the first answer, so duplicates are found before the gate is, or a limit.
-        self.find_duplicate(&input, fingerprint)?;
+        self.find_duplicate(input, fingerprint)?;
         let rejected = |reason| AcceptOutcome::Rejected { reason };
         if self.gate != Gate::Open {
             return Err(rejected(RejectReason::NotReady { state: self.state() }));
         }
-        check_durability(&input).map_err(rejected)?;
-        check_handling_mode(&input, options).map_err(rejected)?;
-        let (policy_row, mut decision) = self.decide(&input, options);
+        check_durability(input).map_err(rejected)?;
+        check_handling_mode(input, options).map_err(rejected)?;
+        let (policy_row, mut decision) = self.decide(input, options);
         let busy = self.is_busy();
         let front = busy && decision.on_busy == OnBusy::Interrupt;
         if front {
             // Head of the steer lane, before every class: what was interrupted, and all that waits, comes after it.
             (decision.deliver, decision.priority) = (Deliver::Checkpoint, u8::MAX);
         }
-        check_pinned(&input, &decision, options).map_err(rejected)?;
-        let replaces = self.find_replaced(&input, &decision);
-        // What is absorbed leaves the wake that it was owed.
-        let owed = replaces.is_some_and(|replaced| replaced.coalesced && self.open[&replaced.older].wake);
-        let wake = (decision.wake && !options.without_wake) || owed;
-        self.check_limits(&input, &decision, replaces).map_err(rejected)?;
+        check_pinned(input, &decision, options).map_err(rejected)?;
+        let replaces = self.find_replaced(input, &decision);
+        self.check_limits(input, &decision, replaces).map_err(rejected)?;
         if busy && decision.on_busy == OnBusy::Reject {
             return Err(rejected(RejectReason::Busy));
         }
+        Ok(Examined { fingerprint, policy_row, decision, front, replaces })
+    }
+
+    /// What is to be recorded of an input that comes in. Changes nothing.
+    pub(crate) fn admit(
+        &mut self,
+        now: Timestamp,
+        input: Input,
+        options: AcceptOptions,
+    ) -> Result<Accepted, AcceptOutcome> {
+        let Examined { fingerprint, policy_row, decision, front, replaces } = self.examine(&input, options)?;
         if options.pinned && self.has_selectable(now) {
-            return Err(rejected(RejectReason::NotReady { state: self.state() }));
+            return Err(AcceptOutcome::Rejected { reason: RejectReason::NotReady { state: self.state() } });
         }
+        // What is absorbed leaves the wake that it was owed.
+        let owed = replaces.is_some_and(|replaced| replaced.coalesced && self.open[&replaced.older].wake);
+        let wake = (decision.wake && !options.without_wake) || owed;
         let not_before = self.due_of(now, &decision, replaces);
         let mut accepted = Accepted {
             input,

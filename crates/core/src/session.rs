@@ -445,10 +445,11 @@ impl Session {
     pub fn pending_at(&self) -> Option<Timestamp> {
         let suspended = self.run.as_ref().and_then(|run| run.suspended_until());
         let ripe = self.lanes.next_ripe().map(|(at, _)| at);
-        let asides = self.last_asides_ripen();
-        let times = suspended.into_iter().chain(ripe).chain(asides).chain(self.lanes.next_expiry());
+        let runs = suspended.into_iter().chain(ripe).chain(self.last_asides_ripen());
+        let runs = runs.filter(|_| !self.held && matches!(self.gate, Gate::Open | Gate::Retired));
+        let times = runs.chain(self.lanes.next_expiry()).chain(self.orphan_due());
         // What is past is pending already.
-        times.chain(self.orphan_due()).filter(|at| *at > self.last_at).min()
+        times.filter(|at| *at > self.last_at).min()
     }
 
     /// What the session is doing.

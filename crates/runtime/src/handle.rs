@@ -6,7 +6,7 @@ use crate::{
     executor::CoreApplyOutput,
     feed::Feed,
     mailbox::{Admitted, Answer, Message},
-    media,
+    media::{self, MediaError},
     owner::{Slot, stored_outcome},
     shared::Shared,
     store::{InputRef, InputRow, StoreError},
@@ -445,18 +445,37 @@ impl SessionHandle {
         options: AcceptOptions,
         wait: bool,
     ) -> Result<Admitted, SessionError> {
-        if input.blocks().is_some()
-            && let Err(error) = media::externalise(self.shared.blobs.as_deref(), &mut input).await
-        {
-            let reason = match error {
-                media::MediaError::Rejected(reason) => reason,
-                media::MediaError::Blob(error) => return Err(SessionError::Blob(error)),
-            };
-            let outcome = AcceptOutcome::Rejected { reason };
-            return Ok(Admitted { outcome, completion: None, pinned: None });
+        if input.blocks().is_some() {
+            match self.keep_media(input, options).await {
+                Ok(detached) => input = detached,
+                Err(MediaError::Blob(error)) => return Err(SessionError::Blob(error)),
+                Err(MediaError::Session(error)) => return Err(error),
+                Err(MediaError::Rejected(reason)) => {
+                    let outcome = AcceptOutcome::Rejected { reason };
+                    return Ok(Admitted { outcome, completion: None, pinned: None });
+                }
+            }
         }
         let input = Box::new(input);
         self.ask(|reply| Message::Accept { input, options, wait, reply }).await
+    }
+
+    /// Moves an input's media to the blob store, if the session would take the input.
+    async fn keep_media(&self, mut input: Input, options: AcceptOptions) -> Result<Input, MediaError> {
+        let blobs = self.shared.blobs.clone();
+        let has_store = blobs.is_some();
+        let detached =
+            tokio::task::spawn_blocking(move || media::detach(&mut input, has_store).map(|media| (input, media)));
+        let (input, media) =
+            detached.await.expect("decoding neither panics nor is aborted").map_err(MediaError::Rejected)?;
+        if let Some(blobs) = blobs.filter(|_| !media.is_empty()) {
+            let asked = input.clone();
+            let wanted = self.look(move |session| session.would_admit(&asked, options)).await;
+            if wanted.map_err(MediaError::Session)? {
+                media.keep(&*blobs).await?;
+            }
+        }
+        Ok(input)
     }
 
     pub(crate) async fn control(&self, verb: Control) -> Result<ControlReport, SessionError> {

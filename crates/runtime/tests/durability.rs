@@ -12,7 +12,7 @@ use std::{
     task::{Context, Poll},
 };
 use windlass_core::{
-    AbandonReason, AcceptOutcome, BoundaryOutput, ContentBlock, Disposition, Durability, Input, InputState,
+    AbandonReason, AcceptOutcome, BlobId, BoundaryOutput, ContentBlock, Disposition, Durability, Input, InputState,
     MediaSource, Record, RejectReason, RuntimeState, Seq, Session, Timestamp,
 };
 use windlass_runtime::{
@@ -89,6 +89,8 @@ async fn inline_media_is_moved_to_the_blob_store() {
     assert!(matches!(duplicate, AcceptOutcome::Deduplicated { .. }), "blocks are compared by their digests");
     let other = handle.accept(picture(1, b"other pixels")).await.unwrap();
     assert!(matches!(rejected(other), RejectReason::IdConflict { .. }));
+    let refused = BlobId::of(b"other pixels");
+    assert!(!rig.adapter.blobs().unwrap().contains(&refused).await.unwrap(), "what is refused leaves nothing");
 
     let none = RuntimeSessionAdapter::persistent_without_blobs(Arc::new(MemoryStore::new()));
     let handle = none.register_session(session(1)).await.unwrap();
@@ -129,7 +131,7 @@ async fn an_unknown_append_is_called_unknown_and_a_retry_finds_out() {
     assert_eq!(text(done.unwrap().wait().await), "once");
 }
 
-// S 97, 98, 99, 135, 136: whatever commit fails, waiters stay, the executor is told, nothing is stuck, and the store's
+// S 97, 98, 99, 135, 136; OC 102: whatever commit fails, waiters stay, the executor is told, nothing is stuck, and the store's
 // failure costs no attempt.
 #[tokio::test(start_paused = true)]
 async fn a_failed_commit_of_a_run_is_tried_again_and_its_waiters_stay() {
@@ -163,7 +165,7 @@ async fn a_failed_commit_of_a_run_is_tried_again_and_its_waiters_stay() {
     }
 }
 
-// S 144; G07
+// S 144; OC 44; G07
 #[tokio::test(start_paused = true)]
 async fn a_second_owner_fences_the_first() {
     let rig = Rig::new();
@@ -258,7 +260,7 @@ const CALLS: &[(&str, Call1)] = &[
     ("resume_pending", |rig| async move { drop(rig.adapter.resume_pending().await) }.boxed()),
 ];
 
-// S 132; also ops-comms 87: every call is dropped at its k-th poll, for every k; afterwards it has wholly happened or
+// S 132; OC 87: every call is dropped at its k-th poll, for every k; afterwards it has wholly happened or
 // not at all, the session goes on, and after a crash the journal says the same.
 #[test]
 fn a_call_dropped_at_any_poll_has_wholly_happened_or_not_at_all() {
