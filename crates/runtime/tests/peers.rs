@@ -24,7 +24,7 @@ use windlass_runtime::{
     comms::{
         ChainId, Claim, CommsCommand, CommsError, CommsRuntime, Envelope, EnvelopeBody, EnvelopeId, Inbox, InboxRoom,
         Ingress, InteractionEvent, LocalNetwork, LocalPeer, NetworkRules, PeerInputCandidate, PeerName, PeerRules,
-        PlainEvent, Receipt, Refusal, ResponseStatus, SendError, SendReceipt, SenderNames, TrustedPeer,
+        PlainEvent, Receipt, Refusal, ResponseStatus, SendError, SendReceipt, SenderNames, TrustedPeer, causes_of,
     },
     store::Store,
     testing::{
@@ -492,6 +492,24 @@ async fn a_session_without_room_leaves_envelopes_in_the_inbox() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn silence_without_room_does_not_hold_up_those_who_speak() {
+    let rig = Rig::with(|builder| builder.limits(limits(|limits| limits.aside = 1)));
+    let (_, _, mut runs) = rig.session().await;
+    let comms = Hands::new();
+    let silent = Ingress { silent_intents: ["note".into()].into(), ..Ingress::default() };
+    for n in 1..=2 {
+        let body = EnvelopeBody::Request { intent: "note".into(), params: json!({}), handling_mode: None };
+        let envelope = Envelope { body, ..message_envelope(n, "") };
+        comms.offer(silent.classify(&envelope, SenderNames::default()).unwrap());
+    }
+    comms.offer(message(3));
+    hear(&rig, false, &comms).await;
+    let run = runs.next().await;
+    assert_eq!(run.turn.primitive().contributing_input_ids.len(), 2, "the message, and the note there was room for");
+    assert_eq!(comms.refused.lock().unwrap()[0].code, "queue_full");
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_a_store_could_not_take_is_brought_again() {
     for fault in [Fault::Full, Fault::Unavailable, Fault::UnknownButDone, Fault::UnknownNotDone] {
         let rig = Rig::new();
@@ -747,9 +765,7 @@ async fn agents_that_answer_each_other_for_ever_are_stopped() {
         let (sender, to, runs) =
             if hops % 2 == 0 { (&two.b, "agent-1", &mut two.b_runs) } else { (&two.a, "agent-2", &mut two.a_runs) };
         let run = runs.next().await;
-        let inputs = admitted_by(&*two.rig.store, run.turn.session()).await;
-        let cause = EnvelopeId(Uuid::from_u128(envelope_of(inputs.last().unwrap())));
-        let pong = CommsCommand::message(name(to), "pong").because_of([cause]);
+        let pong = CommsCommand::message(name(to), "pong").because_of(causes_of(run.turn.inputs()));
         let sent = sender.send(pong).await;
         run.text("answered");
         match sent {

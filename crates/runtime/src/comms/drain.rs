@@ -24,7 +24,7 @@ use std::{
     time::Duration,
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
-use windlass_core::{AcceptOptions, AcceptOutcome, DrainExit, InputId, RejectReason, RuntimeState, SessionId};
+use windlass_core::{AcceptOptions, AcceptOutcome, DrainExit, InputId, Lane, RejectReason, RuntimeState, SessionId};
 
 /// Entries that are claimed at once.
 const BATCH: usize = 64;
@@ -139,7 +139,8 @@ impl DrainTask {
             let refusal = match handle.offer(input.clone(), options, wait).await {
                 Ok(Admitted { outcome: AcceptOutcome::Rejected { reason }, .. }) => match reason {
                     RejectReason::NotReady { state } if state != RuntimeState::Destroyed => None,
-                    RejectReason::QueueFull { .. } => None,
+                    // Aside empties with the next run only, which what stands behind may be the one to start.
+                    RejectReason::QueueFull { lane, .. } if lane != Lane::Aside => None,
                     reason => Some(Refusal::from(&reason)),
                 },
                 Ok(admitted) => {

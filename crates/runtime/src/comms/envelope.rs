@@ -1,5 +1,6 @@
 //! What travels between peers?
 
+use super::command::CommandError;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::{fmt, sync::Arc};
@@ -163,6 +164,24 @@ pub enum EnvelopeBody {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         handling_mode: Option<HandlingMode>,
     },
+}
+
+impl EnvelopeBody {
+    /// Checks what types cannot say.
+    ///
+    /// # Errors
+    /// The first [`CommandError`].
+    pub fn validate(&self) -> Result<(), CommandError> {
+        match self {
+            EnvelopeBody::Response { status: ResponseStatus::Accepted, handling_mode: Some(_), .. } => {
+                Err(CommandError { field: "handling_mode", code: "forbidden_for_accepted_response" })
+            }
+            EnvelopeBody::Request { intent, .. } if intent.trim().is_empty() => {
+                Err(CommandError { field: "intent", code: "required_field" })
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// How far a request is.

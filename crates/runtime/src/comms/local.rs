@@ -7,6 +7,7 @@
 use super::{
     bridge::InteractionEvent,
     candidate::{Ingress, InteractionContent, PeerInputClass, PlainEvent, SenderNames},
+    chain::Chains,
     command::CommsCommand,
     envelope::{ChainId, Envelope, EnvelopeBody, EnvelopeId, MAX_HOPS, PeerName, ResponseStatus},
     inbox::{Claim, Inbox, InboxError, InboxRoom, Receipt},
@@ -15,7 +16,7 @@ use super::{
 use async_trait::async_trait;
 use serde_json::json;
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
@@ -136,7 +137,7 @@ struct MemberState {
     asked: HashMap<EnvelopeId, Asked>,
     /// Requests to it that have none, and who asked.
     owed: HashMap<EnvelopeId, PeerName>,
-    heard: Heard,
+    chains: Chains,
 }
 
 struct Asked {
@@ -144,29 +145,6 @@ struct Asked {
     deadline: Instant,
     chain: ChainId,
     hops: u32,
-}
-
-/// Which chain the last envelopes that came in belong to.
-#[derive(Default)]
-struct Heard {
-    by_id: HashMap<EnvelopeId, (ChainId, u32)>,
-    order: VecDeque<EnvelopeId>,
-}
-
-/// Envelopes whose chain is remembered: more than a full inbox and a long run have between them.
-const HEARD: usize = 4096;
-
-impl Heard {
-    fn remember(&mut self, envelope: &Envelope) {
-        if self.by_id.insert(envelope.id, (envelope.chain, envelope.hops)).is_none() {
-            self.order.push_back(envelope.id);
-        }
-        while self.order.len() > HEARD
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.by_id.remove(&oldest);
-        }
-    }
 }
 
 /// One member of a network: the comms of one session. When the last copy is dropped, it leaves.
@@ -385,9 +363,9 @@ impl Network {
         body: EnvelopeBody,
         causes: &[EnvelopeId],
     ) -> Result<SendReceipt, SendError> {
-        validate(&body)?;
+        body.validate().map_err(|error| SendError::Validation(error.to_string()))?;
         let receiver = self.receiver(sender, to)?;
-        let (chain, hops) = sender.state().chain(&body, causes);
+        let (chain, hops) = sender.state().chains.after(&body, causes);
         let is_response = matches!(body, EnvelopeBody::Response { .. });
         // An answer ends something; only what asks for more can go round for ever.
         if hops > MAX_HOPS && !is_response {
@@ -467,7 +445,7 @@ impl Network {
             let candidate = state.classify(envelope, sender).map_err(|_| self.untrusted(receiver))?;
             // Its place in the inbox is kept since it was asked, so it cannot be turned away for want of room.
             receiver.inbox.offer_awaited(candidate).map_err(|error| self.no_room(error, &receiver.name))?;
-            state.heard.remember(envelope);
+            state.chains.remember(envelope);
             state.asked.remove(&request)
         };
         self.count(|counts| &counts.delivered);
@@ -482,7 +460,7 @@ impl Network {
         let mut state = receiver.state();
         let candidate = state.classify(envelope, sender).map_err(|_| self.untrusted(receiver))?;
         receiver.inbox.offer(candidate).map_err(|error| self.no_room(error, &receiver.name))?;
-        state.heard.remember(envelope);
+        state.chains.remember(envelope);
         self.count(|counts| &counts.delivered);
         Ok(())
     }
@@ -505,7 +483,7 @@ impl Network {
             let names = SenderNames { trusted: Some(name.as_ref().unwrap_or(&asked.of)), ..SenderNames::default() };
             // The network speaks for the one that was asked, so trust is not in question.
             let candidate = state.ingress.classify(&envelope, names);
-            state.heard.remember(&envelope);
+            state.chains.remember(&envelope);
             (asked, candidate.ok().map(|candidate| member.inbox.offer_awaited(candidate)))
         };
         self.count(|counts| &counts.ended_for);
@@ -527,7 +505,7 @@ impl Network {
             (InteractionContent::Request { .. }, _) => self.end_request(&interaction.from_key, interaction.id, refusal),
             (InteractionContent::Message { .. }, _) => {
                 let Some(sender) = lock(&self.members).get(&interaction.from_key).cloned() else { return };
-                let (chain, hops) = member.state().chain(&failure(interaction.id, refusal), &[]);
+                let (chain, hops) = member.state().chains.after(&failure(interaction.id, refusal), &[]);
                 let (from, to) = (member.name.clone(), sender.name.clone());
                 let body = failure(interaction.id, refusal);
                 let envelope = Envelope { id: EnvelopeId::new(), from, to, chain, hops, body };
@@ -603,31 +581,6 @@ impl MemberState {
             runtime_id: sender.runtime_id.as_deref(),
         };
         self.ingress.classify(envelope, names)
-    }
-
-    /// The chain that an envelope goes on with, and how long it is then: the longest of those it is sent because of.
-    fn chain(&self, body: &EnvelopeBody, causes: &[EnvelopeId]) -> (ChainId, u32) {
-        let answered = match body {
-            EnvelopeBody::Response { in_reply_to, .. } => Some(in_reply_to),
-            EnvelopeBody::Message { .. } | EnvelopeBody::Request { .. } => None,
-        };
-        let known = causes.iter().chain(answered).filter_map(|cause| self.heard.by_id.get(cause));
-        match known.max_by_key(|(_, hops)| *hops) {
-            Some((chain, hops)) => (*chain, hops + 1),
-            None => (ChainId::new(), 0),
-        }
-    }
-}
-
-fn validate(body: &EnvelopeBody) -> Result<(), SendError> {
-    match body {
-        EnvelopeBody::Response { status: ResponseStatus::Accepted, handling_mode: Some(_), .. } => {
-            Err(SendError::Validation("handling_mode: forbidden_for_accepted_response".into()))
-        }
-        EnvelopeBody::Request { intent, .. } if intent.trim().is_empty() => {
-            Err(SendError::Validation("intent: required_field".into()))
-        }
-        _ => Ok(()),
     }
 }
 

@@ -10,6 +10,7 @@
 
 mod bridge;
 mod candidate;
+mod chain;
 mod command;
 mod drain;
 mod drains;
@@ -23,6 +24,7 @@ pub use candidate::{
     InboxInteraction, Ingress, InteractionContent, PeerInputCandidate, PeerInputClass, PlainEvent, SenderNames,
     Untrusted,
 };
+pub use chain::{Chains, causes_of};
 pub use command::{CommandError, CommsCommand, CommsCommandRequest};
 pub use envelope::{ChainId, Envelope, EnvelopeBody, EnvelopeId, InvalidPeerName, MAX_HOPS, PeerName, ResponseStatus};
 pub use inbox::{Claim, Inbox, InboxError, InboxRoom, Receipt};
