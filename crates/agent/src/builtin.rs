@@ -1,26 +1,31 @@
 //! How does the built-in agent run, without a network and without chance?
 //!
 //! [`BuiltinAgent`] talks by the rules of [`eliza`] and obeys the commands of
-//! [`command`](crate::command), which show what the runtime does. It keeps nothing of its own: what it knows of a
-//! session is folded from the deltas that it committed, so a restart or another node finds it where it was.
+//! [`command`](crate::command), which show what the runtime does. What it knows of a session is folded from the deltas
+//! that it committed, so a restart or another node finds it where it was. Only what it does in the background dies with
+//! the process, and it says so then.
 
 use crate::{
     command::{Command, HELP},
     eliza::{self, Mind, Trace},
-    transcript::{Message, said},
+    jobs::Jobs,
+    transcript::{Message, ended, notices, said},
 };
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 use windlass_core::{
-    Accepted, BoundaryOutput, Entry, InputBody, JsonText, PendingTool, Record, RunEnd, RunId, RunResult, Seq,
-    SessionId, Terminal,
+    Accepted, BoundaryOutput, CompletionSeq, Entry, Input, InputBody, JsonText, Operation, OpsLifecycleError,
+    PendingTool, Record, RunEnd, RunId, RunResult, Seq, SessionId, Terminal,
 };
-use windlass_runtime::{CoreApplyOutput, CoreExecutor, CoreExecutorError, Turn, store::StoreError};
+use windlass_runtime::{CoreApplyOutput, CoreExecutor, CoreExecutorError, OpsError, Turn, store::StoreError};
 
 /// How often `/slow` reports progress.
 const TICK: Duration = Duration::from_millis(100);
@@ -28,12 +33,15 @@ const TICKS_PER_SECOND: u32 = 10;
 /// Entries of the journal read at once.
 const PAGE: u32 = 256;
 
-const NO_BACKGROUND: &str =
-    "Background work is not in this build yet, so I would only pretend. /slow works in the foreground.";
+/// Operations that `/ops` shows.
+const SHOWN: usize = 50;
 
 /// The offline, deterministic agent.
 #[derive(Debug, Default)]
 pub struct BuiltinAgent {
+    jobs: Arc<Jobs>,
+    /// Whether operations without a worker were looked for.
+    accounted: AtomicBool,
     /// What was folded last, so that the next turn of the same session reads only what is new. Losing it costs time.
     last: Mutex<Option<(SessionId, Recollection)>>,
 }
@@ -41,12 +49,20 @@ pub struct BuiltinAgent {
 #[async_trait]
 impl CoreExecutor for BuiltinAgent {
     async fn apply(&self, turn: Turn) -> Result<CoreApplyOutput, CoreExecutorError> {
+        if !self.accounted.load(Ordering::Relaxed) {
+            self.jobs.account(&turn).await.map_err(|error| CoreExecutorError::retryable(error.to_string()))?;
+            self.accounted.store(true, Ordering::Relaxed);
+        }
         let past = self.recollect(&turn).await?;
         tokio::select! {
             biased;
             () = turn.cancelled() => Err(CoreExecutorError::retryable("cancelled")),
-            output = respond(&turn, past) => output,
+            output = respond(&turn, past, &self.jobs) => output,
         }
+    }
+
+    async fn stopped(&self, session: SessionId, _: &str) {
+        self.jobs.end(session).await;
     }
 }
 
@@ -69,6 +85,24 @@ struct Slow {
     done: u32,
     #[serde(default)]
     heard: Vec<String>,
+    #[serde(default)]
+    news: News,
+}
+
+/// What ended in the background and was not told yet.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct News {
+    sentences: Vec<String>,
+    until: CompletionSeq,
+}
+
+impl News {
+    fn hear(&mut self, input: &Input) {
+        for entry in notices(input) {
+            self.sentences.push(ended(entry));
+            self.until = self.until.max(entry.seq);
+        }
+    }
 }
 
 /// What the agent knows of a session: the fold of its journal.
@@ -111,6 +145,10 @@ impl Recollection {
 }
 
 impl BuiltinAgent {
+    pub(crate) fn with(jobs: Arc<Jobs>) -> BuiltinAgent {
+        BuiltinAgent { jobs, ..BuiltinAgent::default() }
+    }
+
     async fn recollect(&self, turn: &Turn) -> Result<Recollection, CoreExecutorError> {
         let known = self.last.lock().unwrap_or_else(PoisonError::into_inner).take();
         let mut past = match known {
@@ -131,21 +169,23 @@ impl BuiltinAgent {
     }
 }
 
-async fn respond(turn: &Turn, past: Recollection) -> Result<CoreApplyOutput, CoreExecutorError> {
-    let heard: Vec<String> = turn.inputs().iter().map(|accepted| said(&accepted.input)).collect();
-    let talk = Talk { turn, count: past.messages, new: heard.iter().map(Message::user).collect() };
-    match past.slow {
-        Some((run, mut slow)) if run == turn.run() && turn.resumes_after().is_some() => {
-            slow.heard.extend(heard);
-            return talk.work(slow).await;
-        }
-        _ => {}
+async fn respond(turn: &Turn, past: Recollection, jobs: &Jobs) -> Result<CoreApplyOutput, CoreExecutorError> {
+    let mut talk = Talk { turn, jobs, count: past.messages, new: Vec::new(), news: News::default() };
+    let slow = past.slow.filter(|(run, _)| *run == turn.run() && turn.resumes_after().is_some());
+    if let Some((_, mut slow)) = slow {
+        talk.news = std::mem::take(&mut slow.news);
+        slow.heard.extend(talk.hear(turn.inputs()));
+        return talk.work(slow).await;
     }
+    let heard = talk.hear(turn.inputs());
     if heard.is_empty() {
-        return Ok(talk.say("Where were we?"));
+        // Whoever was asked something is interrupted by the news, and asked still.
+        let delta = Delta { asked: past.asked, ..Delta::default() };
+        let words = if talk.news.sentences.is_empty() { "Where were we?" } else { "" };
+        return talk.end(words, delta, None).await;
     }
     if !turn.inputs().iter().all(|accepted| is_conversation(accepted)) {
-        return Ok(talk.say(&format!("I have taken note: {}.", quote(&heard))));
+        return talk.say(&format!("I have taken note: {}.", quote(&heard))).await;
     }
     let text = heard.join("\n");
     let words = match (Command::parse(&text), past.asked) {
@@ -154,49 +194,99 @@ async fn respond(turn: &Turn, past: Recollection) -> Result<CoreApplyOutput, Cor
         (Ok(None), Some(question)) => format!("Thank you. I asked: {question} You answered: {text}"),
         (Ok(None), None) => {
             let (words, trace) = eliza::answer(&past.mind, &text);
-            return Ok(talk.end(&words, Delta { trace: Some(trace), ..Delta::default() }, None));
+            return talk.end(&words, Delta { trace: Some(trace), ..Delta::default() }, None).await;
         }
     };
-    Ok(talk.say(&words))
+    talk.say(&words).await
 }
 
 fn is_conversation(accepted: &Accepted) -> bool {
-    matches!(accepted.input.body, InputBody::Prompt(_) | InputBody::Peer(_))
+    matches!(accepted.input.body, InputBody::Prompt(_) | InputBody::Peer(_)) || !notices(&accepted.input).is_empty()
 }
 
 fn quote(texts: &[String]) -> String {
     texts.iter().map(|text| format!("“{text}”")).collect::<Vec<_>>().join(", ")
 }
 
+/// The operation in a line: what it is called, how far it is, what it says.
+fn line(operation: &Operation) -> String {
+    let told = match &operation.completion {
+        Some(entry) => entry.terminal_outcome.detail(),
+        None => operation.progress.last().map_or("", |update| update.message.as_str()),
+    };
+    let mut line = format!("“{}”: {}", operation.spec.display_name, operation.status.as_str());
+    if !told.is_empty() {
+        line.push_str(", ");
+        line.extend(told.chars().take(SHOWN));
+    }
+    line
+}
+
+fn list(operations: &[Operation]) -> String {
+    let mut lines: Vec<String> = operations.iter().take(SHOWN).map(line).collect();
+    match operations.len() {
+        0 => lines.push("Nothing is done in the background. Try: /bg 5 tea".into()),
+        all if all > SHOWN => lines.push(format!("and {} more", all - SHOWN)),
+        _ => {}
+    }
+    lines.join("\n")
+}
+
 /// A run's conversation: what is committed, and what is not yet.
 struct Talk<'t> {
     turn: &'t Turn,
+    jobs: &'t Jobs,
     count: u64,
     new: Vec<Message>,
+    /// Told with the next words.
+    news: News,
 }
 
 impl Talk<'_> {
+    /// Takes in what came; returns what was said by somebody.
+    fn hear(&mut self, inputs: &[Arc<Accepted>]) -> Vec<String> {
+        let mut heard = Vec::new();
+        for Accepted { input, .. } in inputs.iter().map(|accepted| &**accepted) {
+            self.new.push(Message::heard(input));
+            self.news.hear(input);
+            if notices(input).is_empty() {
+                heard.push(said(input));
+            }
+        }
+        heard
+    }
+
     async fn obey(self, command: Command) -> Result<CoreApplyOutput, CoreExecutorError> {
-        Ok(match command {
-            Command::Help => self.say(HELP),
-            Command::Echo(text) => self.say(&text),
-            Command::Slow(seconds) => return self.work(Slow { seconds, done: 0, heard: Vec::new() }).await,
+        match command {
+            Command::Help => self.say(HELP).await,
+            Command::Echo(text) => self.say(&text).await,
+            Command::Slow(seconds) => {
+                self.work(Slow { seconds, done: 0, heard: Vec::new(), news: News::default() }).await
+            }
             Command::Ask(question) => {
                 let tool = PendingTool { tool_name: "ask_human".into(), args: json!({ "question": question }) };
                 let delta = Delta { asked: Some(question.clone()), ..Delta::default() };
-                self.end(&question, delta, Some(tool))
+                self.end(&question, delta, Some(tool)).await
             }
-            Command::Background => self.say(NO_BACKGROUND),
+            Command::Background(seconds, words) => match self.jobs.begin(self.turn, &words, seconds).await {
+                Ok(()) => {
+                    self.say(&format!("Started “{words}”, {seconds} s in the background. I will tell you.")).await
+                }
+                Err(error) if is_final(&error) => self.say(&format!("I cannot start that: {error}.")).await,
+                Err(error) => Err(CoreExecutorError::retryable(error.to_string())),
+            },
+            Command::Operations => match self.turn.operations().list_operations().await {
+                Ok(operations) => self.say(&list(&operations)).await,
+                Err(error) => Err(CoreExecutorError::retryable(error.to_string())),
+            },
             Command::Panic => panic!("told to panic by /panic"),
             Command::Fail(times) => match self.turn.attempt() {
                 attempt if times.is_some_and(|times| attempt > times) => {
-                    self.say(&format!("It worked at attempt {attempt}."))
+                    self.say(&format!("It worked at attempt {attempt}.")).await
                 }
-                attempt => {
-                    return Err(CoreExecutorError::retryable(format!("told to fail by /fail, attempt {attempt}")));
-                }
+                attempt => Err(CoreExecutorError::retryable(format!("told to fail by /fail, attempt {attempt}"))),
             },
-        })
+        }
     }
 
     /// Works second by second, with a boundary between any two, so that a crash costs less than a second's work.
@@ -208,14 +298,12 @@ impl Talk<'_> {
                 self.turn.progress(encode(&json!({ "tenths": done, "of": slow.seconds * TICKS_PER_SECOND })));
             }
             let steering = self.turn.checkpoint().await?;
-            for accepted in steering {
-                let words = said(&accepted.input);
-                self.new.push(Message::user(words.clone()));
-                slow.heard.push(words);
-            }
+            slow.heard.extend(self.hear(&steering));
             slow.done += 1;
             if slow.done < slow.seconds {
-                let output = self.boundary(Delta { slow: Some(slow.clone()), ..Delta::default() });
+                // What a boundary covers is not handed over again, so the news that are to be told go with it.
+                let slow = Slow { news: self.news.clone(), ..slow.clone() };
+                let output = self.boundary(Delta { slow: Some(slow), ..Delta::default() });
                 self.turn.commit(output).await?;
             }
         }
@@ -223,11 +311,11 @@ impl Talk<'_> {
         if !slow.heard.is_empty() {
             words = format!("{words} You said meanwhile: {}.", quote(&slow.heard));
         }
-        Ok(self.say(&words))
+        self.say(&words).await
     }
 
-    fn say(self, words: &str) -> CoreApplyOutput {
-        self.end(words, Delta::default(), None)
+    async fn say(self, words: &str) -> Result<CoreApplyOutput, CoreExecutorError> {
+        self.end(words, Delta::default(), None).await
     }
 
     fn boundary(&mut self, delta: Delta) -> BoundaryOutput {
@@ -236,14 +324,31 @@ impl Talk<'_> {
         BoundaryOutput { message_count: self.count, conversation_digest: None, delta: Some(encode(&delta)) }
     }
 
-    fn end(mut self, words: &str, delta: Delta, asks: Option<PendingTool>) -> CoreApplyOutput {
-        self.new.push(Message::assistant(words));
+    /// The last words, with the news after them. A question is asked alone: what was to be told is told by another wake.
+    async fn end(
+        mut self,
+        words: &str,
+        delta: Delta,
+        asks: Option<PendingTool>,
+    ) -> Result<CoreApplyOutput, CoreExecutorError> {
+        let mut words = words.to_owned();
+        if asks.is_none() && !self.news.sentences.is_empty() {
+            let said = (!words.is_empty()).then_some(words);
+            words = said.iter().chain(&self.news.sentences).map(String::as_str).collect::<Vec<_>>().join(" ");
+            self.turn.applied(self.news.until).await?;
+        }
+        self.new.push(Message::assistant(&words));
         let terminal = match asks {
             Some(tool) => Terminal::CallbackPending(Arc::new(tool)),
             None => Terminal::Result(Arc::new(RunResult::text(words))),
         };
-        CoreApplyOutput { boundary: self.boundary(delta), terminal }
+        Ok(CoreApplyOutput { boundary: self.boundary(delta), terminal })
     }
+}
+
+/// Whether another attempt would be refused as well.
+fn is_final(error: &OpsError) -> bool {
+    matches!(error, OpsError::Refused(refused) if *refused != OpsLifecycleError::RunClosed)
 }
 
 fn encode(value: &impl Serialize) -> JsonText {

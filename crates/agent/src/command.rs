@@ -5,13 +5,14 @@
 /// What `/help` says.
 pub const HELP: &str = "\
 I listen, and I can show you what the runtime does:
-/slow SECONDS   works that long, commits a boundary each second; kill me half-way, or say something meanwhile
-/fail [TIMES]   fails that many attempts, once if not said; /fail always gives up in the end
-/ask QUESTION   ends by asking you; your next words are the answer
-/bg SECONDS     background work (not in this build)
-/panic          panics; you get an error, the process lives on
-/echo TEXT      says TEXT
-/help           says this";
+/slow SECONDS         works that long, commits a boundary each second; kill me half-way, or say something meanwhile
+/bg SECONDS [WORDS]   works that long in the background, and tells you when it is done, or was lost
+/ops                  lists the background work
+/fail [TIMES]         fails that many attempts, once if not said; /fail always gives up in the end
+/ask QUESTION         ends by asking you; your next words are the answer
+/panic                panics; you get an error, the process lives on
+/echo TEXT            says TEXT
+/help                 says this";
 
 /// The longest `/slow`: an hour shows everything there is to see.
 const MAX_SECONDS: u32 = 3600;
@@ -27,8 +28,10 @@ pub enum Command {
     Fail(Option<u32>),
     /// Ends by asking this.
     Ask(String),
-    /// Works in the background.
-    Background,
+    /// Works so many seconds in the background, at what it is called.
+    Background(u32, String),
+    /// Lists the background work.
+    Operations,
     /// Panics.
     Panic,
     /// Says this.
@@ -64,7 +67,16 @@ impl Command {
                 return Err(NotACommand("/ask needs a question. Try: /ask Tea or coffee?".into()));
             }
             "/ask" => Command::Ask(rest.into()),
-            "/bg" => seconds(name, rest).map(|_| Command::Background)?,
+            "/bg" => {
+                let (time, words) = rest.split_once(char::is_whitespace).unwrap_or((rest, ""));
+                let seconds = seconds(name, time)?;
+                let words = match words.trim() {
+                    "" => format!("a job of {seconds} s"),
+                    words => words.to_owned(),
+                };
+                Command::Background(seconds, words)
+            }
+            "/ops" => Command::Operations,
             "/panic" => Command::Panic,
             "/echo" => Command::Echo(rest.into()),
             _ => return Err(NotACommand(format!("I do not know {name}. Try: /help"))),
@@ -99,7 +111,9 @@ mod tests {
             ("/fail 2", fail(Some(2))),
             ("/fail always", fail(None)),
             ("/ask  Tea or coffee?", Ok(Some(Command::Ask("Tea or coffee?".into())))),
-            ("/bg 2", Ok(Some(Command::Background))),
+            ("/bg 2", Ok(Some(Command::Background(2, "a job of 2 s".into())))),
+            ("/bg 3600\t green  tea ", Ok(Some(Command::Background(3600, "green  tea".into())))),
+            ("/ops", Ok(Some(Command::Operations))),
             ("/panic", Ok(Some(Command::Panic))),
             ("/echo a  b", Ok(Some(Command::Echo("a  b".into())))),
             ("/echo", Ok(Some(Command::Echo(String::new())))),
@@ -110,9 +124,20 @@ mod tests {
 
     #[test]
     fn what_makes_no_sense_says_how_it_would() {
-        for text in
-            ["/slow", "/slow 0", "/slow 3601", "/slow -1", "/slow 1.5", "/fail often", "/ask", "/bg", "/dance", "/"]
-        {
+        for text in [
+            "/slow",
+            "/slow 0",
+            "/slow 3601",
+            "/slow -1",
+            "/slow 1.5",
+            "/fail often",
+            "/ask",
+            "/bg",
+            "/bg tea",
+            "/bg 0 tea",
+            "/dance",
+            "/",
+        ] {
             let said = Command::parse(text).expect_err(text).to_string();
             assert!(said.contains("Try: /"), "{said}");
         }
@@ -120,7 +145,7 @@ mod tests {
 
     #[test]
     fn help_names_every_command() {
-        for name in ["/help", "/slow", "/fail", "/ask", "/bg", "/panic", "/echo"] {
+        for name in ["/help", "/slow", "/fail", "/ask", "/bg", "/ops", "/panic", "/echo"] {
             assert!(HELP.contains(name), "{name}");
         }
     }

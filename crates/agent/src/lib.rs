@@ -9,6 +9,7 @@ pub mod builtin;
 pub mod command;
 pub mod eliza;
 mod factory;
+mod jobs;
 pub mod process;
 mod program;
 pub mod transcript;

@@ -29,7 +29,7 @@
 
 use crate::{
     program::{Finished, Program, ProgramError, STDERR_TAIL, run},
-    transcript::{Message, said},
+    transcript::{Message, notices, said},
 };
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -70,6 +70,10 @@ impl CoreExecutor for ProcessExecutor {
             Ok(finished) => output(&finished, &complaints)?,
             Err(error) => return Err(failure(&error, &complaints)),
         };
+        // The program was told of them, and has answered.
+        if let Some(last) = turn.inputs().iter().filter_map(|accepted| notices(&accepted.input).last()).next_back() {
+            turn.applied(last.seq).await?;
+        }
         Ok(CoreApplyOutput { boundary: boundary(&turn, output.as_ref()), terminal: terminal(output) })
     }
 }
@@ -156,8 +160,7 @@ fn failure(error: &ProgramError, complaints: &Complaints) -> CoreExecutorError {
 
 /// What is committed: the program's own delta, or the conversation as we heard it.
 fn boundary(turn: &Turn, answer: Option<&Answer>) -> BoundaryOutput {
-    let mut messages: Vec<Message> =
-        turn.inputs().iter().map(|accepted| Message::user(said(&accepted.input))).collect();
+    let mut messages: Vec<Message> = turn.inputs().iter().map(|accepted| Message::heard(&accepted.input)).collect();
     if let Some(text) = answer.and_then(|answer| answer.text.as_ref()) {
         messages.push(Message::assistant(text));
     }

@@ -1,10 +1,10 @@
 //! Does the built-in agent show what the runtime does? In paused time, on the memory store.
 
 use std::{sync::Arc, time::Duration};
-use windlass_agent::BuiltinFactory;
+use windlass_agent::{BuiltinFactory, transcript::notices};
 use windlass_core::{
-    AbandonReason, CancelOutcome, Disposition, Entry, ExternalEvent, HandlingMode, Input, InputBody, InputId, Record,
-    RunEnd, Seq, SessionId, Timestamp,
+    AbandonReason, CancelOutcome, CompletionSeq, Disposition, Entry, ExternalEvent, HandlingMode, Input, InputBody,
+    InputId, OperationStatus, Record, RunEnd, Seq, SessionId, Terminal, Timestamp,
 };
 use windlass_runtime::{
     CompletionHandle, CompletionOutcome, FeedItem, ManualClock, RuntimeSessionAdapter, SessionHandle,
@@ -26,10 +26,15 @@ fn session_id() -> SessionId {
 
 impl Bench {
     async fn over(store: Arc<MemoryStore>) -> Bench {
+        Bench::idle_after(Duration::from_secs(60), store).await
+    }
+
+    async fn idle_after(idle: Duration, store: Arc<MemoryStore>) -> Bench {
         let adapter = RuntimeSessionAdapter::builder()
             .store(store.clone())
+            .idle_after(idle)
             .entries_kept(10_000)
-            .factory(Arc::new(BuiltinFactory))
+            .factory(Arc::new(BuiltinFactory::default()))
             .clock(Arc::new(ManualClock::starting_at(Timestamp::from_micros(1_700_000_000_000_000))))
             .build();
         let session = adapter.create_session(session_id(), None).await.expect("a session");
@@ -57,6 +62,36 @@ impl Bench {
             CompletionOutcome::Completed(result) => result.text.clone(),
             other => panic!("to {text:?}: {other:?}"),
         }
+    }
+
+    /// What the first `n` wakes said.
+    async fn told(&self, n: usize) -> Vec<String> {
+        let (mut wakes, mut runs, mut told) = (Vec::new(), Vec::new(), Vec::new());
+        let mut feed = self.session.feed(Seq::ZERO);
+        while told.len() < n {
+            let FeedItem::Entry(entry) = feed.next().await.expect("a feed") else { continue };
+            match &entry.record {
+                Record::InputAccepted(accepted) if !notices(&accepted.input).is_empty() => {
+                    wakes.push(accepted.input.id());
+                }
+                Record::RunStarted(started) if started.inputs.iter().all(|input| wakes.contains(input)) => {
+                    runs.push(started.run);
+                }
+                Record::RunEnded(ended) if runs.contains(&ended.run) => {
+                    if let RunEnd::Completed { terminal: Terminal::Result(result), .. } = &ended.end {
+                        told.push(result.text.clone());
+                    }
+                }
+                _ => {}
+            }
+        }
+        told
+    }
+
+    /// Long after everything: how many records of this name there are.
+    async fn recorded(&self, name: &str) -> usize {
+        tokio::time::sleep(Duration::from_secs(1_000)).await;
+        self.entries().await.iter().filter(|entry| entry.record.name() == name).count()
     }
 
     async fn entries(&self) -> Vec<Arc<Entry>> {
@@ -176,7 +211,6 @@ async fn news_is_taken_note_of() {
     let (_, completion) = bench.session.accept_with_completion(event).await.expect("an answer");
     let CompletionOutcome::Completed(result) = completion.expect("accepted").wait().await else { panic!("completes") };
     assert_eq!(result.text, "I have taken note: “the build is red”.");
-    assert!(bench.hear("/bg 3").await.contains("not in this build"));
     assert!(bench.hear("/dance").await.contains("Try: /help"));
     assert_eq!(bench.adapter.session(session_id()).await.map(|session| session.id()).ok(), Some(session_id()));
 }
@@ -186,7 +220,8 @@ async fn news_is_taken_note_of() {
 async fn steering_heard_before_a_lost_boundary_is_heard_again_and_answered_once() {
     let inner = Arc::new(MemoryStore::new());
     let store = Arc::new(FaultyStore::new(inner));
-    let adapter = RuntimeSessionAdapter::builder().store(store.clone()).factory(Arc::new(BuiltinFactory)).build();
+    let adapter =
+        RuntimeSessionAdapter::builder().store(store.clone()).factory(Arc::new(BuiltinFactory::default())).build();
     let session = adapter.create_session(session_id(), None).await.expect("a session");
     let prompt = |n, text| Input::prompt(InputId::from_uuid(uuid::Uuid::from_u128(n)), Timestamp::ZERO, text);
     session.accept(prompt(1, "/slow 3")).await.expect("an answer");
@@ -209,4 +244,123 @@ async fn steering_heard_before_a_lost_boundary_is_heard_again_and_answered_once(
     let steered = entries.iter().filter(|entry| matches!(entry.record, Record::RunSteered { .. })).count();
     let lost = entries.iter().filter(|entry| matches!(entry.record, Record::BoundaryCommitted(_))).count();
     assert!(steered >= 1 && lost == 2, "{entries:#?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn background_work_is_begun_at_once_and_told_of_when_it_is_done() {
+    let mut bench = Bench::new().await;
+    assert_eq!(bench.hear("/ops").await, "Nothing is done in the background. Try: /bg 5 tea");
+    let begun = tokio::time::Instant::now();
+    assert_eq!(bench.hear("/bg 3 green tea").await, "Started “green tea”, 3 s in the background. I will tell you.");
+    assert!(begun.elapsed() < Duration::from_secs(1));
+    assert_eq!(bench.hear("/ops").await, "“green tea”: running");
+    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    assert_eq!(bench.hear("/ops").await, "“green tea”: running, 2 of 3 s");
+    assert_eq!(bench.told(1).await, ["“green tea” is done: 3 s of work."]);
+    assert_eq!(begun.elapsed().as_secs(), 3);
+    assert_eq!(bench.hear("/ops").await, "“green tea”: completed, 3 s of work");
+    assert_eq!(bench.recorded("completions_applied").await, 1);
+    let continuations = bench.entries().await.iter().filter(|entry| tells(entry)).count();
+    assert_eq!(continuations, 1, "what was applied is not told again");
+    assert_eq!(bench.hear("/echo still here").await, "still here");
+}
+
+fn tells(entry: &Entry) -> bool {
+    matches!(&entry.record, Record::InputAccepted(accepted) if !notices(&accepted.input).is_empty())
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_ends_while_it_works_is_woven_in() {
+    let mut bench = Bench::new().await;
+    bench.hear("/bg 1 tea").await;
+    let slow = bench.hear("/slow 3").await;
+    assert_eq!(slow, "That took 3 s, one boundary each. “tea” is done: 1 s of work.");
+    assert_eq!(bench.recorded("run_started").await, 2, "nobody had to be woken");
+    assert_eq!(bench.recorded("completions_applied").await, 1);
+    // A process that dies between the boundary that covers the news and the end still tells them.
+    bench.hear("/bg 1 toast").await;
+    let slow = bench.offer("/slow 4", HandlingMode::Queue).await;
+    boundary(&bench.session, 2 + 3).await;
+    bench.adapter.shutdown().await;
+    drop(slow);
+    let bench = Bench::over(bench.store).await;
+    let resumed = bench.session.completion(InputRef::Id(InputId::from_uuid(uuid::Uuid::from_u128(4)))).await;
+    let CompletionOutcome::Completed(result) = resumed.expect("it is open").wait().await else { panic!("completes") };
+    assert_eq!(result.text, "That took 4 s, one boundary each. “toast” is done: 1 s of work.");
+    assert_eq!(bench.recorded("completions_applied").await, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn work_goes_on_while_the_session_is_put_away_and_wakes_it() {
+    let mut bench = Bench::idle_after(Duration::from_millis(100), Arc::new(MemoryStore::new())).await;
+    bench.hear("/bg 3 tea").await;
+    bench.hear("/bg 3 toast").await;
+    assert_eq!(bench.recorded("operation_ended").await, 2);
+    let wakes = bench.entries().await.iter().filter(|entry| tells(entry)).count();
+    let told = bench.told(wakes).await.join(" ");
+    assert_eq!(told.matches("“tea” is done").count(), 1, "{told}");
+    assert_eq!(told.matches("“toast” is done").count(), 1, "{told}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_died_with_its_process_is_said_to_be_lost() {
+    let mut bench = Bench::new().await;
+    bench.hear("/bg 60 tea").await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    bench.adapter.shutdown().await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let tasks = tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    assert_eq!(tasks, 1, "the alarm clock of the runtime is left, and no worker");
+    let mut bench = Bench { made: 100, ..Bench::over(bench.store).await };
+    assert_eq!(bench.told(1).await, ["“tea” was lost before it was done: owner lost."]);
+    assert_eq!(bench.hear("/ops").await, "“tea”: terminated, owner lost");
+    assert_eq!(bench.recorded("operation_ended").await, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_question_outlives_the_news_between_it_and_its_answer() {
+    let mut bench = Bench::new().await;
+    bench.hear("/bg 1 tea").await;
+    let CompletionOutcome::CallbackPending(_) = bench.say("/ask Milk?").await else { panic!("it asks") };
+    bench.told(1).await;
+    assert_eq!(bench.hear("yes please").await, "Thank you. I asked: Milk? You answered: yes please");
+}
+
+#[tokio::test(start_paused = true)]
+async fn work_ends_with_its_session() {
+    let mut bench = Bench::new().await;
+    bench.hear("/bg 60 tea").await;
+    let working = tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    bench.session.stop().await.expect("it stops");
+    assert!(tokio::runtime::Handle::current().metrics().num_alive_tasks() < working);
+    let tea = bench.session.operations().list_operations().await.expect("a list");
+    assert_eq!(tea[0].status, OperationStatus::Terminated);
+    bench.adapter.register_session(session_id()).await.expect("it is revived");
+    assert_eq!(bench.told(1).await, ["“tea” was lost before it was done: stopped."]);
+    // Without an end in the journal, because whoever unregisters leaves it as it is.
+    bench.hear("/bg 60 toast").await;
+    bench.adapter.unregister_session(session_id()).await.expect("it is let go");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    bench.session = bench.adapter.register_session(session_id()).await.expect("it is registered again");
+    bench.hear("/echo hello").await;
+    assert_eq!(bench.told(2).await[1], "“toast” failed: its worker was let go.");
+}
+
+/// The end of the run that began it is lost with the store handle: the next attempt finds the work begun.
+#[tokio::test(start_paused = true)]
+async fn work_is_begun_once_whatever_becomes_of_the_attempt() {
+    let store = Arc::new(FaultyStore::new(Arc::new(MemoryStore::new())));
+    let adapter =
+        RuntimeSessionAdapter::builder().store(store.clone()).factory(Arc::new(BuiltinFactory::default())).build();
+    let session = adapter.create_session(session_id(), None).await.expect("a session");
+    // The acceptance, the operation, its beginning, and then the end of the run.
+    store.fail(Call::Append, 4, Fault::UnknownNotDone);
+    let bg = Input::prompt(InputId::from_uuid(uuid::Uuid::from_u128(1)), Timestamp::ZERO, "/bg 3 tea");
+    session.accept(bg).await.expect("an answer");
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let entries = store.read(session_id(), Seq::ZERO, 1_000).await.expect("a journal");
+    let count = |name| entries.iter().filter(|entry| entry.record.name() == name).count();
+    assert_eq!(count("run_started"), 3, "two attempts and the wake: {entries:#?}");
+    assert_eq!((count("operation_registered"), count("operation_ended"), count("completions_applied")), (1, 1, 1));
+    assert_eq!(session.operations().completion_feed().watermark().await.expect("a feed"), CompletionSeq(1));
 }

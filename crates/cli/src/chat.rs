@@ -58,7 +58,7 @@ async fn chat(args: Args) -> Result<(), Failure> {
             let env = args.env.iter().filter_map(|variable| variable_of(variable)).collect();
             Arc::new(ProcessFactory::new(Program { env, ..Program::new(program) }))
         }
-        None => Arc::new(BuiltinFactory),
+        None => Arc::new(BuiltinFactory::default()),
     };
     let blobs = ObjectBlobs::in_folder(blob_folder(&folder)).map_err(Failure::failed)?;
     let adapter = RuntimeSessionAdapter::builder()

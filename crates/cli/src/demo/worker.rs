@@ -43,7 +43,7 @@ async fn work(dir: &Path) -> Result<(), Failure> {
     let adapter = RuntimeSessionAdapter::builder()
         .store(store.clone())
         .blobs(Arc::new(blobs))
-        .factory(Arc::new(windlass::agent::BuiltinFactory))
+        .factory(Arc::new(windlass::agent::BuiltinFactory::default()))
         .policy(policy())
         .entries_kept(u64::MAX)
         .build();
