@@ -193,7 +193,7 @@ impl Turn {
     /// Committed entries of the session after a position: the conversation so far, in its boundaries' deltas.
     ///
     /// # Errors
-    /// [`StoreError`], as for [`Store::read`].
+    /// [`StoreError`], as for [`Store::read`](crate::store::Store::read).
     pub async fn history(&self, after: Seq, limit: u32) -> Result<Vec<Arc<Entry>>, StoreError> {
         self.inner.session.entries(after, limit).await
     }
