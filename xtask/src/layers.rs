@@ -39,6 +39,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("windlass-core", &[]),
     ("windlass-runtime", &["windlass-core"]),
     ("windlass-sqlite", &["windlass-core", "windlass-runtime"]),
+    ("windlass-peers", &["windlass-core", "windlass-runtime"]),
     ("windlass-agent", &["windlass-core", "windlass-runtime"]),
     ("windlass", &["windlass-core", "windlass-runtime", "windlass-sqlite", "windlass-agent"]),
     ("windlass-cli", &["windlass"]),

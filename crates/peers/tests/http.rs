@@ -1,0 +1,186 @@
+//! Do sessions of two processes hear each other, and nobody else?
+
+use serde_json::{Value, json};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+use windlass_core::{SessionId, Timestamp};
+use windlass_peers::{HttpPeer, HttpRules, Identity, PeerDirectory, SignedEnvelope};
+use windlass_runtime::{
+    ManualClock, RuntimeSessionAdapter,
+    comms::{
+        ChainId, CommsCommand, CommsRuntime, Envelope, EnvelopeBody, EnvelopeId, InboxRoom, PeerName, ResponseStatus,
+        SendError, SendReceipt, TrustedPeer,
+    },
+    testing::{ManualExecutor, Runs, session},
+};
+
+const NOW: Timestamp = Timestamp::from_micros(1_700_000_000_000_000);
+
+/// One process: a door, a session behind it, and an executor in the hands of the test.
+struct Process {
+    adapter: RuntimeSessionAdapter,
+    directory: PeerDirectory,
+    peer: Arc<HttpPeer>,
+    address: String,
+    runs: Runs,
+}
+
+fn identity(seed: u8) -> Identity {
+    Identity::from_seed(&[seed; 32])
+}
+
+fn name(text: &str) -> PeerName {
+    PeerName::new(text).unwrap()
+}
+
+async fn process(seed: u8, rules: HttpRules) -> Process {
+    let clock = Arc::new(ManualClock::starting_at(NOW));
+    let directory = PeerDirectory::new(clock);
+    let listener = tokio::net::TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let router = directory.router();
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    let peer = Arc::new(directory.join(identity(seed), rules).unwrap());
+    let adapter = RuntimeSessionAdapter::ephemeral();
+    let (executor, runs) = ManualExecutor::new();
+    adapter.ensure_session_with_executor(this(seed), executor).await.unwrap();
+    adapter.update_peer_ingress_context(&this(seed), false, Some(Arc::clone(&peer) as _)).await.unwrap();
+    Process { adapter, directory, peer, address, runs }
+}
+
+fn this(seed: u8) -> SessionId {
+    session(u128::from(seed))
+}
+
+async fn pin(process: &Process, called: &str, key: &PeerName, address: &str) {
+    let peer = TrustedPeer { name: name(called), key: key.clone(), address: address.to_owned() };
+    process.peer.add_trusted_peer(peer).await.unwrap();
+}
+
+/// Ada and bob, who know each other.
+async fn two(rules: HttpRules) -> (Process, Process) {
+    let (ada, bob) = (process(1, HttpRules::default()).await, process(2, rules).await);
+    pin(&ada, "bob", identity(2).name(), &bob.address).await;
+    pin(&bob, "ada", identity(1).name(), &ada.address).await;
+    (ada, bob)
+}
+
+async fn post(process: &Process, bytes: Vec<u8>) -> (u16, String) {
+    let url = format!("{}/peers/v1/envelopes", process.address);
+    let response = reqwest::Client::new().post(url).body(bytes).send().await.unwrap();
+    let status = response.status().as_u16();
+    let body: Value = serde_json::from_slice(&response.bytes().await.unwrap()).unwrap();
+    (status, body["code"].as_str().unwrap_or_default().to_owned())
+}
+
+fn from_ada(id: u128, words: &str, hops: u32) -> Envelope {
+    let body = EnvelopeBody::Message { body: words.into(), blocks: None, handling_mode: None };
+    Envelope {
+        id: EnvelopeId(uuid::Uuid::from_u128(id)),
+        from: identity(1).name().clone(),
+        to: identity(2).name().clone(),
+        chain: ChainId::new(),
+        hops,
+        body,
+    }
+}
+
+#[tokio::test]
+async fn a_request_goes_over_and_its_answer_comes_back() {
+    let (mut ada, mut bob) = two(HttpRules::default()).await;
+    let receipt = ada.peer.send(CommsCommand::request(name("bob"), "sum", json!({"n": 1}))).await.unwrap();
+    let SendReceipt::PeerRequestSent { request_id } = receipt else { panic!("{receipt:?}") };
+    let run = bob.runs.next().await;
+    assert!(run.turn.primitive().text().starts_with(&format!("[COMMS REQUEST from ada (id: {request_id})]")));
+    let answer = |status| CommsCommand::response(name("ada"), request_id, status, json!(2));
+    bob.peer.send(answer(ResponseStatus::Completed)).await.unwrap();
+    assert_eq!(bob.peer.send(answer(ResponseStatus::Failed)).await, Err(SendError::RequestClosed(request_id)));
+    run.text("answered");
+    let run = ada.runs.next().await;
+    let expected = format!("[COMMS RESPONSE from bob (to request: {request_id})]\nStatus: completed\nResult: 2");
+    assert_eq!(run.turn.primitive().text(), expected);
+    run.text("read");
+    assert_eq!(bob.directory.counters().taken, 1);
+    ada.adapter.shutdown().await;
+    bob.adapter.shutdown().await;
+}
+
+// OC 68
+#[tokio::test]
+async fn a_message_with_pictures_is_acknowledged_like_any_other() {
+    let (ada, mut bob) = two(HttpRules::default()).await;
+    let blocks = Some(vec![windlass_core::ContentBlock::text("look")]);
+    let body = EnvelopeBody::Message { body: "look".into(), blocks, handling_mode: None };
+    let command = CommsCommand::Peer { to: name("bob"), body, causes: vec![] };
+    let sent = tokio::time::timeout(Duration::from_secs(9), ada.peer.send(command)).await.expect("before any timeout");
+    assert!(matches!(sent, Ok(SendReceipt::PeerMessageSent { .. })));
+    assert!(bob.runs.next().await.turn.primitive().text().starts_with("[COMMS MESSAGE from ada]"));
+}
+
+#[tokio::test]
+async fn nothing_is_kept_of_what_is_refused_and_everything_is_counted() {
+    let rules = HttpRules { room: InboxRoom { entries: 1, bytes: 1 << 20 }, ..HttpRules::default() };
+    let (_ada, bob) = two(rules).await;
+    bob.adapter.abort_comms_drains();
+    bob.adapter.wait_comms_drain(&this(2)).await;
+    let sign = |envelope: &Envelope, seed| SignedEnvelope::sign(envelope, &identity(seed), NOW).unwrap();
+
+    let mallory = Envelope { from: identity(3).name().clone(), ..from_ada(1, "hi", 0) };
+    assert_eq!(post(&bob, sign(&mallory, 3)).await, (401, "peer_unknown".into()));
+    assert_eq!(post(&bob, sign(&from_ada(1, "hi", 0), 3)).await, (401, "peer_signature_invalid".into()));
+    let other = Envelope { to: identity(3).name().clone(), ..from_ada(1, "hi", 0) };
+    assert_eq!(post(&bob, sign(&other, 1)).await, (403, "peer_audience".into()));
+    let old = Timestamp::from_micros(NOW.as_micros() - 301_000_000);
+    let expired = SignedEnvelope::sign(&from_ada(1, "hi", 0), &identity(1), old).unwrap();
+    assert_eq!(post(&bob, expired).await, (403, "peer_expired".into()));
+    assert_eq!(post(&bob, vec![b' '; 2 << 20]).await, (413, "payload_too_large".into()));
+    assert_eq!(post(&bob, b"{".to_vec()).await, (400, "schema_violation".into()));
+    assert_eq!(post(&bob, br#"{"lane": "steer"}"#.to_vec()).await, (422, "reserved_metadata".into()));
+    assert_eq!(post(&bob, sign(&from_ada(1, "hi", 17), 1)).await, (422, "loop_detected".into()));
+    assert!(bob.peer.claim(9).await.unwrap().is_empty(), "nothing came in");
+
+    assert_eq!(post(&bob, sign(&from_ada(1, "hi", 0), 1)).await.0, 202);
+    assert_eq!(post(&bob, sign(&from_ada(1, "hi", 0), 1)).await, (409, "peer_replay".into()));
+    let second = sign(&from_ada(2, "hi", 0), 1);
+    assert_eq!(post(&bob, second.clone()).await, (429, "queue_full".into()));
+    let claims = bob.peer.claim(9).await.unwrap();
+    bob.peer.acknowledge(&[claims[0].receipt]).await.unwrap();
+    assert_eq!(post(&bob, second).await.0, 202, "what found no room may come again");
+    assert_eq!(post(&bob, sign(&from_ada(1, "hi", 0), 1)).await.1, "peer_replay", "also after it was read");
+
+    // Pinned by nobody any more.
+    assert!(bob.peer.remove_trusted_peer(identity(1).name()).await.unwrap());
+    assert_eq!(post(&bob, sign(&from_ada(3, "hi", 0), 1)).await.1, "peer_unknown");
+    let counters = bob.directory.counters();
+    assert_eq!(counters.taken, 2);
+    assert_eq!(counters.refused.values().sum::<u64>(), 12);
+    assert_eq!((counters.refused["peer_replay"], counters.refused["peer_unknown"]), (2, 2));
+}
+
+#[tokio::test]
+async fn pinned_by_one_session_is_not_heard_by_the_next() {
+    let (ada, bob) = two(HttpRules::default()).await;
+    let carol = bob.directory.join(identity(4), HttpRules::default()).unwrap();
+    pin(&ada, "carol", identity(4).name(), &bob.address).await;
+    let sent = ada.peer.send(CommsCommand::message(name("carol"), "hi")).await;
+    assert_eq!(sent, Err(SendError::PeerNotSendable(name("carol"))));
+    assert!(bob.directory.join(identity(4), HttpRules::default()).is_err(), "one session a key");
+    drop(carol);
+    let sent = ada.peer.send(CommsCommand::message(name("carol"), "hi")).await;
+    assert_eq!(sent, Err(SendError::PeerNotFound(name("carol"))));
+}
+
+#[tokio::test]
+async fn a_peer_that_is_away_is_said_to_be_and_a_silent_one_fails_the_request() {
+    let mut ada = process(1, HttpRules { request_deadline: Duration::from_millis(200), ..HttpRules::default() }).await;
+    pin(&ada, "gone", identity(5).name(), "http://127.0.0.1:9").await;
+    let sent = ada.peer.send(CommsCommand::request(name("gone"), "sum", json!({}))).await;
+    assert_eq!(sent, Err(SendError::PeerOffline(name("gone"))));
+    let not_a_key = TrustedPeer { name: name("x"), key: name("ed25519:AAAA"), address: String::new() };
+    assert!(matches!(ada.peer.add_trusted_peer(not_a_key).await, Err(SendError::Validation(_))));
+
+    let bob = process(2, HttpRules::default()).await;
+    pin(&bob, "ada", identity(1).name(), &ada.address).await;
+    pin(&ada, "bob", identity(2).name(), &bob.address).await;
+    ada.peer.send(CommsCommand::request(name("bob"), "sum", json!({}))).await.unwrap();
+    assert!(ada.runs.next().await.turn.primitive().text().contains("deadline_exceeded"));
+}
