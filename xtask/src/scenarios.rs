@@ -1,7 +1,7 @@
 //! Which test shows which scenario, and is any left out?
 //!
-//! Tests name what they show in comments: `S 45, 50` or `S 58-61`. This reads the comments, `scenarios/index.toml`
-//! and the decision records, and says what does not fit together.
+//! Tests name what they show in comments: `S 45, 50`, `OC 13-25` or `S 176; OC 1-12`. This reads the comments,
+//! `scenarios/index.toml` and the decision records, and says what does not fit together.
 
 use anyhow::Context as _;
 use serde::Deserialize;
@@ -10,6 +10,25 @@ use std::{
     fmt::Write as _,
     path::{Path, PathBuf},
 };
+
+/// The list that a number belongs to, and the number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Number(List, u32);
+
+/// The two lists, by the prefix that comments and the index give them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+enum List {
+    /// Inputs, runs, sessions.
+    S,
+    /// Operations and peers.
+    OC,
+}
+
+impl std::fmt::Display for Number {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?} {}", self.0, self.1)
+    }
+}
 
 /// One line of the index.
 #[derive(Deserialize)]
@@ -33,7 +52,7 @@ struct Full {
 
 /// The index and what was found for it.
 pub(crate) struct Map {
-    scenarios: BTreeMap<u32, (Full, Vec<String>)>,
+    scenarios: BTreeMap<Number, (Full, Vec<String>)>,
     /// What does not fit together, one line each.
     pub(crate) faults: Vec<String>,
 }
@@ -69,10 +88,10 @@ pub(crate) fn run(root: &Path, check: bool) -> anyhow::Result<bool> {
     let mut table = String::new();
     for (number, scenario) in &map.scenarios {
         let (line, tests) = scenario;
-        let _ = writeln!(table, "{number:>4}  {:<8} {}", state(scenario), line.title);
+        let _ = writeln!(table, "{:<6}  {:<8} {}", number.to_string(), state(scenario), line.title);
         let further = line.amended.iter().cloned().chain(line.issue.iter().map(|issue| format!("next: {issue}")));
         for detail in further.chain(tests.iter().cloned()) {
-            let _ = writeln!(table, "               {detail}");
+            let _ = writeln!(table, "                  {detail}");
         }
     }
     println!("{table}{}", map.summary());
@@ -83,15 +102,16 @@ pub(crate) fn run(root: &Path, check: bool) -> anyhow::Result<bool> {
 pub(crate) fn map(root: &Path) -> anyhow::Result<Map> {
     let path = root.join("scenarios/index.toml");
     let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let index: BTreeMap<String, Line> = toml::from_str(&text).context("scenarios/index.toml")?;
+    let index: BTreeMap<List, BTreeMap<String, Line>> = toml::from_str(&text).context("scenarios/index.toml")?;
     let mut scenarios = BTreeMap::new();
-    for (number, line) in index {
+    let lines = index.into_iter().flat_map(|(list, lines)| lines.into_iter().map(move |line| (list, line)));
+    for (list, (number, line)) in lines {
         let line = match line {
             Line::Plain(title) => Full { title, amended: None, issue: None },
             Line::Full(full) => full,
         };
         let number = number.parse::<u32>().with_context(|| format!("scenarios/index.toml: {number:?} is no number"))?;
-        scenarios.insert(number, (line, Vec::new()));
+        scenarios.insert(Number(list, number), (line, Vec::new()));
     }
     let mut faults = Vec::new();
     let mut files = Vec::new();
@@ -140,7 +160,7 @@ fn walk(dir: &Path, files: &mut Vec<PathBuf>) -> anyhow::Result<()> {
 }
 
 /// What the comments of a Rust file name, each with the function it belongs to: the one it stands above, or in.
-fn in_rust(file: &str, text: &str, faults: &mut Vec<String>) -> Vec<(u32, String)> {
+fn in_rust(file: &str, text: &str, faults: &mut Vec<String>) -> Vec<(Number, String)> {
     let lines: Vec<&str> = text.lines().map(str::trim).collect();
     // Tests live in `tests/`, in the testing kit, and below `#[cfg(test)]`; a comment elsewhere would show nothing.
     let all_tests = file.contains("/tests/") || file.contains("/testing");
@@ -177,20 +197,27 @@ fn function(line: &str) -> Option<&str> {
     rest.split(|c: char| !c.is_alphanumeric() && c != '_').next().filter(|name| !name.is_empty())
 }
 
-fn in_scenario_file(file: &str, text: &str) -> Vec<(u32, String)> {
+fn in_scenario_file(file: &str, text: &str) -> Vec<(Number, String)> {
     let comments = text.lines().filter_map(|line| line.trim().strip_prefix('#'));
     comments.flat_map(|comment| numbers(comment.trim_start())).map(|number| (number, file.to_owned())).collect()
 }
 
-/// The numbers of `S 3, 5-7: words`; none if the text does not begin so.
-fn numbers(comment: &str) -> Vec<u32> {
+/// The numbers of `S 3, 5-7; OC 4: words`; none if the text does not begin so.
+fn numbers(comment: &str) -> Vec<Number> {
     let mut numbers = Vec::new();
-    let Some(rest) = comment.strip_prefix("S ") else { return numbers };
-    let list = rest.split(|c: char| !(c.is_ascii_digit() || [',', ' ', '-'].contains(&c))).next().unwrap_or_default();
-    for item in list.split(',') {
-        let (from, to) = item.split_once('-').unwrap_or((item, item));
-        let (Ok(from), Ok(to)) = (from.trim().parse::<u32>(), to.trim().parse::<u32>()) else { break };
-        numbers.extend(from..=to);
+    for part in comment.split(';') {
+        let part = part.trim_start();
+        let (list, rest) = match (part.strip_prefix("S "), part.strip_prefix("OC ")) {
+            (Some(rest), _) => (List::S, rest),
+            (_, Some(rest)) => (List::OC, rest),
+            _ => break,
+        };
+        let end = rest.find(|c: char| !(c.is_ascii_digit() || [',', ' ', '-'].contains(&c))).unwrap_or(rest.len());
+        for item in rest[..end].split(',') {
+            let (from, to) = item.split_once('-').unwrap_or((item, item));
+            let (Ok(from), Ok(to)) = (from.trim().parse::<u32>(), to.trim().parse::<u32>()) else { break };
+            numbers.extend((from..=to).map(|number| Number(list, number)));
+        }
     }
     numbers
 }
@@ -201,10 +228,17 @@ mod tests {
 
     #[test]
     fn a_comment_names_numbers_and_ranges_and_nothing_else() {
-        assert_eq!(numbers("S 45, 50"), [45, 50]);
-        assert_eq!(numbers("S 58-61: lanes"), [58, 59, 60, 61]);
-        assert_eq!(numbers("S 7 and more"), [7]);
-        assert_eq!(numbers("S 7, which 8 is not"), [7]);
+        let s = |numbers: &[u32]| numbers.iter().map(|number| Number(List::S, *number)).collect::<Vec<_>>();
+        assert_eq!(numbers("S 45, 50"), s(&[45, 50]));
+        assert_eq!(numbers("S 58-61: lanes"), s(&[58, 59, 60, 61]));
+        assert_eq!(numbers("S 7 and more"), s(&[7]));
+        assert_eq!(numbers("S 7, which 8 is not"), s(&[7]));
+        assert_eq!(
+            numbers("S 7; OC 1-2: both; S 3"),
+            [Number(List::S, 7), Number(List::OC, 1), Number(List::OC, 2), Number(List::S, 3)]
+        );
+        assert_eq!(numbers("OC 4; words"), [Number(List::OC, 4)]);
+        assert!(numbers("OC n names").is_empty());
         assert!(numbers("Sessions 3").is_empty());
         assert!(numbers("S x").is_empty());
     }
@@ -214,7 +248,8 @@ mod tests {
         let text = "/// Says much.\n/// S 1\n#[test]\nfn above() {\n    check();\n    // S 2\n    check();\n}\n";
         let mut faults = Vec::new();
         let found = in_rust("crates/core/tests/t.rs", text, &mut faults);
-        assert_eq!(found, [(1, "crates/core/tests/t.rs above".into()), (2, "crates/core/tests/t.rs above".into())]);
+        let above = |number| (Number(List::S, number), "crates/core/tests/t.rs above".to_owned());
+        assert_eq!(found, [above(1), above(2)]);
         assert!(faults.is_empty());
         assert!(in_rust("crates/core/src/t.rs", text, &mut faults).is_empty());
         assert_eq!(faults.len(), 2, "outside of tests a comment shows nothing");

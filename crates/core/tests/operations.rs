@@ -1,6 +1,6 @@
 //! How do operations live, what does the completion feed tell, and when does a session wake?
 //!
-//! OC n names scenario n of the operations specification, section 9.
+//! OC n names scenario n of the operations and peers in scenarios/index.toml.
 
 use std::sync::Arc;
 use uuid::Uuid;
@@ -148,7 +148,7 @@ fn notices(run: &RunStart) -> Vec<u64> {
     told.flatten().map(|entry| entry.seq.0).collect()
 }
 
-// S 176; OC 1-12
+// S 176; OC 4-10
 #[test]
 fn every_report_in_every_status_does_what_the_table_says() {
     use OperationStatus as St;
@@ -206,6 +206,7 @@ fn every_report_in_every_status_does_what_the_table_says() {
     }
 }
 
+// OC 2, 3, 11, 14
 #[test]
 fn what_cannot_be_registered_or_reported_is_refused_by_name() {
     let mut rig = Rig::with(Limits { operations: 1, payload_bytes: 100, ..Limits::default() });
@@ -297,7 +298,7 @@ fn any_number_of_completions_wakes_a_quiet_session_once() {
     assert!(rig.started.is_empty() && rig.session.next_due().is_none(), "told once");
 }
 
-// S 121, 122; OC 47, 48, 49
+// S 121, 122, 127; OC 32, 47, 48, 49
 #[test]
 fn a_completion_during_a_run_is_told_at_its_checkpoint_or_after_it() {
     let mut rig = Rig::attached();
@@ -346,7 +347,7 @@ fn a_notice_that_was_not_applied_is_shown_again_after_a_back_off() {
     rig.end(run.attempt);
 }
 
-// S 125, 126; OC 50, 52
+// S 125, 126; OC 50
 #[test]
 fn passive_inputs_do_not_block_a_wake_and_closed_sessions_do_not_spin() {
     let mut rig = Rig::attached();
@@ -369,7 +370,7 @@ fn passive_inputs_do_not_block_a_wake_and_closed_sessions_do_not_spin() {
     assert_eq!(notices(&held.run()), [1], "held, not lost");
 }
 
-// S 123, 124, 178; OC 36, 38, 39, 40, 53
+// S 123, 124, 178; OC 37, 38, 39, 53
 #[test]
 fn a_restart_loses_no_completion_and_repeats_none_that_was_applied() {
     let mut rig = Rig::attached();
@@ -424,7 +425,7 @@ fn an_adoptable_operation_outlives_its_process_if_somebody_adopts_it_in_time() {
     }
 }
 
-// OC 105, 107 for operations
+// OC 105: operations too.
 #[test]
 fn a_reset_ends_operations_and_begins_a_new_order() {
     let mut rig = Rig::attached();

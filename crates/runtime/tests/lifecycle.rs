@@ -36,7 +36,7 @@ fn echo() -> impl CoreExecutor {
     executor_fn(|turn: Turn| async move { Ok(CoreApplyOutput::text(turn.primitive().text())) })
 }
 
-// S 112, 115, 117; ops-comms 85, 86
+// S 112, 115, 117; OC 85, 86
 #[tokio::test(start_paused = true)]
 async fn the_first_executor_stays_and_only_one_ever_runs() {
     let rig = Rig::new();
@@ -63,7 +63,7 @@ async fn the_first_executor_stays_and_only_one_ever_runs() {
     assert_eq!((started, text(done.wait().await)), (1, "one".to_owned()));
 }
 
-// S 113, 158; ops-comms 84
+// S 113, 158; OC 84
 #[tokio::test(start_paused = true)]
 async fn what_waited_runs_when_an_executor_is_attached() {
     let rig = Rig::new();
@@ -78,7 +78,7 @@ async fn what_waited_runs_when_an_executor_is_attached() {
     runs.next().await.text("attaching makes everything due");
 }
 
-// S 116; ops-comms 95
+// S 116; OC 95
 #[test]
 fn an_input_accepted_while_attaching_never_waits_for_other_traffic() {
     for yields in 0..40 {
@@ -100,7 +100,7 @@ fn an_input_accepted_while_attaching_never_waits_for_other_traffic() {
     }
 }
 
-// S 110, 114; ops-comms 90, 96
+// S 110, 114; OC 90, 91, 96
 #[tokio::test(start_paused = true)]
 async fn a_session_that_is_registered_again_never_runs_twice_at_once() {
     let rig = Rig::new();
@@ -124,7 +124,7 @@ async fn a_session_that_is_registered_again_never_runs_twice_at_once() {
     assert_eq!(executor.most_running(), 1);
 }
 
-// S 107, 102; L-05
+// S 107, 102; OC 110; L-05
 #[tokio::test(start_paused = true)]
 async fn an_executor_may_unregister_its_own_session_when_it_is_stopped() {
     struct Leaving(RuntimeSessionAdapter, Arc<Mutex<Vec<String>>>);
@@ -180,7 +180,7 @@ async fn a_stopped_session_is_revived_by_registering_it_again() {
     assert!(matches!(none, RuntimeDriverError::NotReady { state: RuntimeState::Attached }));
 }
 
-// S 109, 151, 160
+// S 109, 151, 160; OC 88, 103
 #[tokio::test(start_paused = true)]
 async fn a_retired_session_drains_also_after_a_restart() {
     let rig = Rig::new();
@@ -206,7 +206,7 @@ async fn a_retired_session_drains_also_after_a_restart() {
     assert!(handle.active_inputs().await.unwrap().is_empty());
 }
 
-// S 88, 105, 162, 164, 165, 166
+// S 88, 105, 162, 164, 165, 166; OC 105, 106
 #[tokio::test(start_paused = true)]
 async fn reset_empties_recycle_keeps_and_both_leave_the_executor_attached() {
     let rig = Rig::new();
@@ -259,7 +259,7 @@ async fn recover_compares_memory_with_the_journal_and_refuses_during_a_run() {
     run.text("a");
 }
 
-// S 111
+// S 111; OC 89
 #[tokio::test(start_paused = true)]
 async fn a_session_whose_owner_was_put_away_is_opened_by_its_next_use() {
     let rig = Rig::with(|builder| builder.idle_after(SECOND));

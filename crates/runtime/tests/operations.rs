@@ -1,6 +1,6 @@
 //! How is background work reported, waited for and told to the model?
 //!
-//! OC n names scenario n of the operations specification, section 9.
+//! OC n names scenario n of the operations and peers in scenarios/index.toml.
 
 mod rig;
 
@@ -46,7 +46,7 @@ async fn registry(rig: &Rig) -> OpsLifecycleRegistry {
     rig.adapter.prepare_bindings(session(1)).await.unwrap().ops_lifecycle
 }
 
-// OC 13-25; S 176, 177
+// S 176, 177; OC 16, 18-22, 25
 #[tokio::test(start_paused = true)]
 async fn any_number_of_waits_end_with_the_operations_they_wait_for() {
     let rig = Rig::new();
@@ -180,7 +180,7 @@ async fn a_session_is_woken_once_also_when_it_was_put_away() {
     assert_eq!(handle.status().await.unwrap().open_inputs, 0);
 }
 
-// OC 8 of the cancel rules: what a closed run registers is refused.
+// Decisions 14: what a closed run registers is refused.
 #[tokio::test(start_paused = true)]
 async fn a_cancelled_run_registers_nothing() {
     let rig = Rig::new();
@@ -192,7 +192,7 @@ async fn a_cancelled_run_registers_nothing() {
     assert!(matches!(refused, Err(OpsError::Refused(OpsLifecycleError::RunClosed))), "{refused:?}");
 }
 
-// S 178; OC 36, 39, 41, 42
+// S 178; OC 39
 #[tokio::test(start_paused = true)]
 async fn a_crash_ends_what_was_under_way_and_the_session_hears_of_it() {
     let rig = Rig::new();

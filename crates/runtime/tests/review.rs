@@ -537,7 +537,7 @@ async fn followers_see_what_was_done_although_the_answer_was_unknown() {
     assert!(matches!(item, FeedItem::Entry(entry) if entry.record.name() == "noted"));
 }
 
-// S 133, 134: a boundary is committed once. What an older attempt commits is refused and leaves the first one as it
+// S 133, 134; OC 112: a boundary is committed once. What an older attempt commits is refused and leaves the first one as it
 // was; one whose answer was unknown but that was done is not committed a second time.
 #[tokio::test(start_paused = true)]
 async fn a_boundary_is_committed_once_whoever_tries_again() {

@@ -72,7 +72,7 @@ async fn a_failed_input_is_tried_again_by_itself_and_its_waiter_stays() {
     assert_eq!(text(done.wait().await), "at last");
 }
 
-// S 70, 95, 155
+// S 70, 95, 155; OC 100
 #[tokio::test(start_paused = true)]
 async fn attempts_are_bounded_and_their_exhaustion_is_told() {
     let rig = Rig::new();
@@ -111,7 +111,7 @@ async fn an_input_behind_a_failed_one_is_run_in_order() {
     assert!(matches!(first.wait().await, CompletionOutcome::Abandoned(_)));
 }
 
-// S 104
+// S 104; OC 108
 #[tokio::test(start_paused = true)]
 async fn a_cancel_ends_the_run_promptly() {
     let rig = Rig::new();
@@ -129,7 +129,7 @@ async fn a_cancel_ends_the_run_promptly() {
     assert_eq!(handle.state().await.unwrap(), RuntimeState::Attached);
 }
 
-// S 105
+// S 105; OC 108
 #[tokio::test(start_paused = true)]
 async fn a_late_cancel_does_not_touch_the_next_run() {
     let rig = Rig::new();
@@ -182,7 +182,7 @@ async fn a_cancelled_run_may_go_back_to_its_place_at_no_cost() {
     assert_eq!(text(done.wait().await), "a");
 }
 
-// S 106
+// S 106; OC 101
 #[tokio::test(start_paused = true)]
 async fn a_panic_is_a_failure_and_the_session_lives_on() {
     let rig = Rig::new();
@@ -281,7 +281,7 @@ async fn a_run_of_the_caller_ends_with_the_caller() {
     let rig = Rig::new();
     let (handle, _, mut runs) = rig.session().await;
 
-    // S 118
+    // S 118; OC 98
     let (_, result) = handle
         .accept_and_run(input(1, "mine"), |_, primitive| async move {
             Ok::<_, String>(CoreApplyOutput::text(primitive.text()))
@@ -291,7 +291,7 @@ async fn a_run_of_the_caller_ends_with_the_caller() {
     assert_eq!(result.unwrap().unwrap(), CoreApplyOutput::text("mine"));
     assert_eq!(state(&handle, input_id(1)).await, Some(InputState::Consumed));
 
-    // S 119
+    // S 119; OC 98, 99
     let (entered, inside) = tokio::sync::oneshot::channel();
     let task = tokio::spawn({
         let handle = handle.clone();

@@ -24,7 +24,7 @@ fn progress(n: u128, scope: &str) -> Input {
     Input::peer(input_id(n), Timestamp::ZERO, "peer", convention, format!("progress {n}")).superseding(scope).unwrap()
 }
 
-// S 46, 93
+// S 46, 93; OC 93
 #[tokio::test(start_paused = true)]
 async fn a_duplicate_of_a_running_input_waits_with_it() {
     let rig = Rig::new();
@@ -44,7 +44,7 @@ async fn a_duplicate_of_a_running_input_waits_with_it() {
     }
 }
 
-// S 47, 48
+// S 47, 48; OC 94
 #[tokio::test(start_paused = true)]
 async fn a_duplicate_of_a_finished_input_has_no_handle_and_its_outcome_can_be_had() {
     let rig = Rig::new();
@@ -72,7 +72,7 @@ impl TryIntoKey for String {
     }
 }
 
-// S 13, 44, 54, 55, 56
+// S 13, 44, 54, 55, 56; OC 111
 #[tokio::test(start_paused = true)]
 async fn refusals_and_unknown_sessions_are_told_as_the_reference_tells_them() {
     let rig = Rig::new();
@@ -109,7 +109,7 @@ async fn refusals_and_unknown_sessions_are_told_as_the_reference_tells_them() {
     let steer = handle.accept_without_wake(input(4, "now").with_mode(HandlingMode::Steer)).await.unwrap();
     assert!(matches!(rejected(steer), RejectReason::HandlingModeInvalid { .. }));
 
-    // S 97 of the operations specification: both are handled once something wakes.
+    // OC 97: both are handled once something wakes.
     let done = accept(&handle, input(5, "wake")).await;
     runs.next().await.text("patient");
     runs.next().await.text("wake");
@@ -156,7 +156,7 @@ async fn waiters_of_a_superseded_input_hear_so_at_once() {
     assert!(runs.started().is_none());
 }
 
-// S 100, 103, 161, 162, 163, 167, 168
+// S 100, 103, 161, 162, 163, 167, 168; OC 91, 104, 107
 #[tokio::test(start_paused = true)]
 async fn every_way_to_end_a_session_tells_its_waiters_which() {
     type Verb = for<'a> fn(&'a Rig) -> futures_util::future::BoxFuture<'a, ()>;
