@@ -3,28 +3,36 @@
 //! One loop: take what waits in the mailbox, step each message, make all of it durable in one append, then do what the
 //! steps wanted done. Three things are awaited: mailbox, timer, store. Executors run in tasks of their own.
 
+mod leaving;
+mod snapshots;
+mod turns;
+
+pub(crate) use leaving::UNREGISTERED;
+pub(crate) use turns::{clean_up, panic_text};
+
+use self::{
+    snapshots::{SinceSnapshot, entry_bytes},
+    turns::{RunningTurn, gone},
+};
 use crate::{
     completion::{Completion, CompletionHandle},
     error::SessionError,
-    executor::{CoreExecutor, CoreExecutorError},
-    handle::SessionHandle,
+    executor::CoreExecutor,
     mailbox::{Admitted, Answer, Attachment, Letter, Look, Mailbox, Message, PinnedRun},
-    owner::{Slot, Waiters},
+    owner::Slot,
     shared::Shared,
-    store::{Append, IndexChange, Opened, PutSnapshot, SessionStatus, StoreError},
-    turn::Turn,
+    store::{Append, IndexChange, Opened, SessionStatus, StoreError},
+    waiters::Waiters,
 };
-use futures_util::FutureExt;
-use std::{panic::AssertUnwindSafe, pin::Pin, sync::Arc, time::Duration};
+use std::{pin::Pin, sync::Arc};
 use tokio::{
     sync::{mpsc, oneshot},
-    task::JoinHandle,
     time::{Instant, Sleep},
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 use windlass_core::{
     AcceptOutcome, AttemptId, Control, Effect, Event, Fence, Gate, InputId, OpsLifecycleError, Record, Reply,
-    RunClosed, RunReport, RunStart, Seq, Session, Step, Ticket,
+    RunClosed, RunStart, Seq, Session, Step, Ticket,
 };
 
 /// Messages that share one append.
@@ -101,20 +109,6 @@ enum Looking {
     Look(Look),
     Watch { input: InputId, waiter: oneshot::Sender<Completion>, reply: Answer<bool> },
     Reported { closed: bool, reply: Answer<Result<(), RunClosed>> },
-}
-
-struct RunningTurn {
-    turn: Turn,
-    task: JoinHandle<()>,
-}
-
-struct SinceSnapshot {
-    at: Seq,
-    records: u64,
-    bytes: u64,
-    /// What the store charged for the last one.
-    cost: u64,
-    under_way: Option<oneshot::Receiver<u64>>,
 }
 
 impl Actor {
@@ -483,71 +477,6 @@ impl Actor {
         });
     }
 
-    fn call_executor(&mut self, start: RunStart) {
-        let executor = self.executor.clone().expect("the core starts runs only while an executor is attached");
-        let session = SessionHandle::new(Arc::clone(&self.shared), Arc::clone(&self.slot));
-        let turn = Turn::new(session, start, self.mailbox.clone());
-        let task = self.shared.tasks.spawn(run_turn(executor, turn.clone(), self.mailbox.clone()));
-        self.turn = Some(RunningTurn { turn, task });
-    }
-
-    fn stop_turn(&mut self, attempt: AttemptId, reason: &str) {
-        if self.turn.as_ref().is_some_and(|turn| turn.turn.attempt_id() == attempt) {
-            tracing::debug!(session = %self.slot.id, run = %attempt.run, reason, "run told to stop");
-            let turn = self.turn.take().expect("looked at above");
-            self.supervise(turn, "it was cancelled");
-        }
-        if self.pinned_cut.as_ref().is_some_and(|(pinned, _)| *pinned == attempt) {
-            self.pinned_cut = None;
-        }
-    }
-
-    /// Sees to it that a turn ends within the grace time, and reports for it if it cannot.
-    fn supervise(&mut self, turn: RunningTurn, why: &'static str) {
-        let (mailbox, grace) = (self.mailbox.clone(), self.shared.options.cancel_grace);
-        let stopping = CancellationToken::new();
-        self.stopping = Some(stopping.clone());
-        let gone = stopping.drop_guard();
-        self.shared.tasks.spawn(async move {
-            let RunningTurn { turn, mut task } = turn;
-            let attempt = turn.attempt_id();
-            turn.cancel();
-            if tokio::time::timeout(grace, &mut task).await.is_err() {
-                // Dropped at its next await. One that never awaits keeps its thread, but not its session.
-                task.abort();
-                drop(tokio::time::timeout(grace, &mut task).await);
-            }
-            // Before the report, which may have to wait for room in the mailbox of an owner who waits for this.
-            drop(gone);
-            let error = format!("executor_stalled: {why} and did not return within {grace:?}");
-            let report = RunReport::Failed { error: error.into(), retryable: true, retry_after: None };
-            // If the turn has reported itself, this is late news. If the owner is gone, so is the need.
-            drop(mailbox.send(Message::Report { attempt, report, reply: None }).await);
-        });
-    }
-
-    fn stop_current_turn(&mut self) -> Option<CancellationToken> {
-        self.pinned_cut = None;
-        if let Some(turn) = self.turn.take() {
-            self.supervise(turn, "the session was shut");
-        }
-        self.stopping.clone()
-    }
-
-    /// Ends a turn that has shown no progress for the stall time. Progress, not a wall clock: a long run that commits
-    /// or shows deltas lives as long as it likes.
-    fn end_stalled_turn(&mut self) {
-        let stalled = self
-            .turn
-            .as_ref()
-            .is_some_and(|turn| turn.turn.last_sign_of_life() + self.shared.options.stall_after <= Instant::now());
-        if stalled {
-            let turn = self.turn.take().expect("looked at above");
-            tracing::warn!(session = %self.slot.id, run = %turn.turn.run(), "run stalled");
-            self.supervise(turn, "it made no progress");
-        }
-    }
-
     /// When there is something to do although no message comes.
     fn wake_at(&self) -> Instant {
         let idle = self.last_active + self.shared.options.idle_after;
@@ -567,115 +496,6 @@ impl Actor {
         {
             timer.reset(at);
         }
-    }
-
-    fn may_be_put_away(&self, waiters: &mut Waiters) -> bool {
-        let idle_after = self.shared.options.idle_after;
-        let soon = self.session.next_due().is_some_and(|due| due.at.since(self.shared.clock.now()) <= idle_after);
-        self.last_active + idle_after <= Instant::now()
-            && self.turn.is_none()
-            && self.stopping.as_ref().is_none_or(CancellationToken::is_cancelled)
-            && self.session.current_attempt().is_none()
-            && self.step.entries.is_empty()
-            && !soon
-            && !(self.executor.is_some() && self.session.is_pending())
-            && !self.session.has_ephemeral_inputs()
-            && waiters.is_empty()
-    }
-
-    /// Lets go of an idle session. If a message has come meanwhile, the next owner gets it.
-    async fn put_away(&mut self, inbox: &mut mpsc::Receiver<Letter>, first: &mut Vec<Letter>) {
-        self.set_alarm();
-        self.slot.shut();
-        inbox.close();
-        while let Some(message) = inbox.recv().await {
-            first.push(message);
-        }
-        if !first.is_empty() {
-            // Handed to the next owner; a sender's order is kept, because its later messages come after these.
-            let (shared, slot) = (Arc::clone(&self.shared), Arc::clone(&self.slot));
-            let messages = std::mem::take(first);
-            self.shared.tasks.spawn(async move {
-                for message in messages {
-                    if let Err(error) = slot.send(&shared, *message).await {
-                        tracing::debug!(session = %slot.id, %error, "message came while the runtime shut down");
-                    }
-                }
-            });
-            return;
-        }
-        self.snapshot_at_leave().await;
-        self.shared.put_away(&self.slot);
-    }
-
-    /// Whether something waits for an executor that could not be made; whoever makes them has to be asked again.
-    fn is_unattended(&self) -> bool {
-        self.executor.is_none() && self.shared.factory.is_some() && self.session.is_pending()
-    }
-
-    fn ask_again_after(&self) -> Duration {
-        ASK_FACTORY_AGAIN.max(self.shared.options.idle_after)
-    }
-
-    /// For when there is something to do although nobody asks. Set before the next owner can be called, who knows better.
-    fn set_alarm(&self) {
-        // Whoever could not make an executor is asked again for what waits, but not in haste.
-        let unattended = (self.executor.is_none() && self.shared.factory.is_some()).then(|| {
-            let soonest = self.shared.clock.now() + self.ask_again_after();
-            let waits = self.session.is_pending().then_some(soonest);
-            waits.or(self.session.pending_at().map(|at| at.max(soonest)))
-        });
-        let due = self.session.next_due().map(|due| due.at);
-        if let Some(at) = due.into_iter().chain(unattended.flatten()).min() {
-            self.shared.alarms.set(self.slot.id, at);
-        }
-    }
-
-    /// Lets go in good order: the run is released, waiters hear why, and the last entry is durable. Until the executor is
-    /// gone the session stays owned, so that no other one can begin beside it; who comes meanwhile is refused.
-    async fn leave(
-        &mut self,
-        (reason, reply): (&'static str, Answer<()>),
-        late: Vec<Letter>,
-        inbox: &mut mpsc::Receiver<Letter>,
-        waiters: &mut Waiters,
-    ) -> Exit {
-        self.take_step(Event::Release { reason: reason.to_owned() });
-        self.take_step(Event::Detach);
-        let left = self.commit().await.map_err(SessionError::Store);
-        match &left {
-            Ok(()) => self.perform(waiters),
-            Err(error) => self.refuse_all(error),
-        }
-        waiters.terminate(reason);
-        let mut leaving = vec![(reason, reply)];
-        let mut refuse = |letter: Letter| letter.refuse_but_leave(&SessionError::Draining, &mut leaving);
-        late.into_iter().for_each(&mut refuse);
-        let gone = gone(self.stop_current_turn());
-        tokio::pin!(gone);
-        loop {
-            tokio::select! {
-                biased;
-                () = &mut gone => break,
-                letter = inbox.recv() => letter.into_iter().for_each(&mut refuse),
-            }
-        }
-        if left.is_ok() {
-            self.snapshot_at_leave().await;
-        }
-        if let (Some(executor), UNREGISTERED, None) = (self.executor.take(), reason, self.slot.executor()) {
-            let (session, limit) = (self.slot.id, self.shared.options.stop_limit);
-            self.shared.tasks.spawn(clean_up(executor, session, reason, limit));
-        }
-        self.shared.let_go(&self.slot, reason);
-        inbox.close();
-        while let Some(letter) = inbox.recv().await {
-            refuse(letter);
-        }
-        for (_, reply) in leaving {
-            drop(reply.send(left.clone()));
-        }
-        Exit::Done
     }
 
     /// Ends without a last word: nobody is told what was not made durable, and the executor ends before anything else
@@ -717,128 +537,5 @@ impl Actor {
                 Looking::Reported { reply, .. } => drop(reply.send(Err(error()))),
             }
         }
-    }
-}
-
-/// The reason under which a session is unregistered; its waiters and its executor hear it.
-pub(crate) const UNREGISTERED: &str = "runtime session unregistered";
-
-async fn run_turn(executor: Arc<dyn CoreExecutor>, turn: Turn, mailbox: Mailbox) {
-    let attempt = turn.attempt_id();
-    let applied = AssertUnwindSafe(async { executor.apply(turn).await }).catch_unwind().await;
-    let failed =
-        |error: String, retryable, retry_after| RunReport::Failed { error: error.into(), retryable, retry_after };
-    let report = match applied {
-        Ok(Ok(output)) => RunReport::Done { output: output.boundary, terminal: output.terminal },
-        Ok(Err(CoreExecutorError::Retryable { error, retry_after })) => failed(error, true, retry_after),
-        Ok(Err(CoreExecutorError::Final { error })) => failed(error, false, None),
-        Err(panic) => failed(format!("executor_panic: {}", panic_text(&*panic)), true, None),
-    };
-    // An error says that the owner has let go: recovery accounts for the run.
-    drop(mailbox.send(Message::Report { attempt, report, reply: None }).await);
-}
-
-pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
-}
-
-/// Waits until an executor that was told to stop is gone, or given up.
-async fn gone(stopping: Option<CancellationToken>) {
-    if let Some(stopping) = stopping {
-        stopping.cancelled().await;
-    }
-}
-
-/// Tells an executor that its session is over, within a limit, whatever it does.
-pub(crate) async fn clean_up(
-    executor: Arc<dyn CoreExecutor>,
-    session: windlass_core::SessionId,
-    reason: &str,
-    limit: Duration,
-) {
-    let stopped = AssertUnwindSafe(async { executor.stopped(session, reason).await }).catch_unwind();
-    match tokio::time::timeout(limit, stopped).await {
-        Ok(Ok(())) => {}
-        Ok(Err(panic)) => tracing::error!(%session, panic = panic_text(&*panic), "executor panicked in its clean-up"),
-        Err(_) => tracing::error!(%session, ?limit, "executor did not finish its clean-up"),
-    }
-}
-
-impl Actor {
-    /// A snapshot is due after 1,000 records or four times the last one's size, whichever is later (decisions 5): so
-    /// that writing them costs a fraction of the journal, and reading the journal since is bounded by it.
-    fn snapshot_if_due(&mut self) {
-        if let Some(under_way) = &mut self.since_snapshot.under_way {
-            match under_way.try_recv() {
-                Ok(cost) => (self.since_snapshot.cost, self.since_snapshot.under_way) = (cost, None),
-                Err(oneshot::error::TryRecvError::Closed) => self.since_snapshot.under_way = None,
-                Err(oneshot::error::TryRecvError::Empty) => return,
-            }
-        }
-        let since = &self.since_snapshot;
-        let records = if since.cost == 0 && since.at > Seq::ZERO { SHARED_SNAPSHOT_RECORDS } else { SNAPSHOT_RECORDS };
-        // Copying what is open is paid for by as many records as it has inputs.
-        let records = records.max(u64::from(self.session.open_inputs()));
-        if since.records < records || since.bytes < 4 * since.cost {
-            return;
-        }
-        let put = self.snapshot();
-        let store = Arc::clone(&self.shared.store);
-        let (done, under_way) = oneshot::channel();
-        self.since_snapshot.under_way = Some(under_way);
-        self.shared.tasks.spawn(async move {
-            if let Some(cost) = keep_snapshot(&*store, put).await {
-                done.send(cost).ok();
-            }
-        });
-    }
-
-    /// So that the next opening is quick, and nothing of an idle session is kept twice.
-    async fn snapshot_at_leave(&mut self) {
-        let since = &self.since_snapshot;
-        let worth_it = since.records >= SNAPSHOT_RECORDS / 10 || since.cost == 0 && since.records > 0;
-        if worth_it && since.under_way.is_none() && self.step.entries.is_empty() {
-            let put = self.snapshot();
-            keep_snapshot(&*self.shared.store, put).await;
-        }
-    }
-
-    fn snapshot(&mut self) -> PutSnapshot {
-        let at = self.session.head();
-        (self.since_snapshot.at, self.since_snapshot.records, self.since_snapshot.bytes) = (at, 0, 0);
-        let kept = Seq(at.0.saturating_sub(self.shared.options.entries_kept));
-        let keep_after = self.session.needed_after().map_or(kept, |needed| needed.min(kept));
-        let snapshot = Arc::new(self.session.snapshot());
-        PutSnapshot { session: self.slot.id, fence: self.fence, at, snapshot, keep_after }
-    }
-}
-
-const SNAPSHOT_RECORDS: u64 = 1_000;
-/// A store that shares the snapshot's memory gets one sooner: it costs little, and the journal before it is let go.
-const SHARED_SNAPSHOT_RECORDS: u64 = 250;
-
-/// How long after a factory has failed it is asked again, if nobody uses the session before.
-const ASK_FACTORY_AGAIN: Duration = Duration::from_secs(60);
-
-async fn keep_snapshot(store: &dyn crate::store::Store, put: PutSnapshot) -> Option<u64> {
-    let session = put.session;
-    match store.put_snapshot(put).await {
-        Ok(cost) => Some(cost),
-        Err(error) => {
-            // The journal before it is kept then, so nothing is lost but time; the next one is due like this one was.
-            tracing::warn!(%session, %error, "a snapshot could not be kept");
-            None
-        }
-    }
-}
-
-/// What an entry takes in a journal, roughly; decides only when a snapshot is due.
-fn entry_bytes(record: &Record) -> u64 {
-    200 + match record {
-        Record::InputAccepted(accepted) => 400 + accepted.input.payload_bytes() as u64,
-        Record::BoundaryCommitted(boundary) => boundary.delta.as_ref().map_or(0, |delta| delta.get().len() as u64),
-        Record::RunEnded(_) => 300,
-        _ => 0,
     }
 }

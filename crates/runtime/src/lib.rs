@@ -30,6 +30,7 @@ mod shared;
 pub mod store;
 pub mod testing;
 mod turn;
+mod waiters;
 
 pub use adapter::{ENTRIES_KEPT, RuntimeBuilder, RuntimeSessionAdapter};
 pub use clock::{Clock, ManualClock, SystemClock};

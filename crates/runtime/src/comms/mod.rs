@@ -17,6 +17,7 @@ mod drains;
 mod envelope;
 mod inbox;
 mod local;
+mod network;
 mod seam;
 
 pub use bridge::{InteractionEvent, event_of, input_of};
