@@ -3,6 +3,7 @@
 //! A [`LocalNetwork`] knows its members by name. Each has a bounded inbox; a sender hears at once if its envelope has no
 //! place there. Every request gets exactly one terminal response: the receiver's, or, if that refuses it, goes away or
 //! stays silent, the network's.
+
 use super::{
     bridge::InteractionEvent,
     candidate::{Ingress, PlainEvent},

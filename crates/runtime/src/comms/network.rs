@@ -285,11 +285,7 @@ impl Member {
 }
 
 impl MemberState {
-    fn classify(
-        &self,
-        envelope: &Envelope,
-        sender: &Member,
-    ) -> Result<PeerInputCandidate, Untrusted> {
+    fn classify(&self, envelope: &Envelope, sender: &Member) -> Result<PeerInputCandidate, Untrusted> {
         let names = SenderNames {
             trusted: self.trusted.get(&envelope.from),
             registered: Some(&sender.name),
