@@ -2,21 +2,24 @@
 //!
 //! Each line of standard input is a prompt, durable before it is run; each answer is a line of standard output. A
 //! prompt that a killed chat left behind is answered first. At a terminal, what is typed while the agent works steers
-//! it; from a pipe, each line waits for the answer to the one before.
+//! it; from a pipe, each line waits for the answer to the one before, and the end for what is done in the background.
 
 use crate::{
     failure::{Exit, Failure},
     output,
     place::{Place, blob_folder, session_id, store_file},
+    wakes::Wakes,
 };
-use std::{collections::VecDeque, ffi::OsString, io::IsTerminal, pin::Pin, sync::Arc};
+use std::{collections::VecDeque, ffi::OsString, io::IsTerminal, pin::Pin, sync::Arc, time::Duration};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
+    time::Instant,
 };
 use windlass::{
     AbandonReason, AcceptOutcome, Clock, CompletionOutcome, Disposition, ExecutorFactory, HandlingMode, Input, InputId,
-    InputRef, ObjectBlobs, RunResult, RuntimeSessionAdapter, SessionHandle, SqliteOptions, SqliteStore, SystemClock,
+    InputRef, ObjectBlobs, RunResult, RuntimeSessionAdapter, Seq, SessionHandle, SqliteOptions, SqliteStore, Store,
+    SystemClock, Terminal,
     agent::{BuiltinFactory, ProcessFactory, Program},
 };
 
@@ -31,6 +34,9 @@ pub(crate) struct Args {
     session: String,
     #[command(flatten)]
     place: Place,
+    /// After the end of input that is no terminal's: how long to wait for what is done in the background
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    linger: u32,
     /// Let the program of --exec see this variable of ours, or give it one; it sees PATH, HOME, LANG, LC_*, TMPDIR
     /// and TZ anyway
     #[arg(long, value_name = "NAME[=VALUE]", requires = "exec")]
@@ -61,18 +67,31 @@ async fn chat(args: Args) -> Result<(), Failure> {
         None => Arc::new(BuiltinFactory::default()),
     };
     let blobs = ObjectBlobs::in_folder(blob_folder(&folder)).map_err(Failure::failed)?;
+    let store = Arc::new(SqliteStore::open(store_file(&folder), SqliteOptions::default())?);
+    let session = session_id(&args.session);
+    // Before the session is opened, which may have something to tell at once.
+    let head = store.session(session).await?.map_or(Seq::ZERO, |row| row.head);
     let adapter = RuntimeSessionAdapter::builder()
-        .store(Arc::new(SqliteStore::open(store_file(&folder), SqliteOptions::default())?))
+        .store(store)
         .blobs(Arc::new(blobs))
         .factory(factory)
         .entries_kept(REMEMBERED)
         .build();
-    let handle = adapter.create_session(session_id(&args.session), None).await?;
+    let handle = adapter.create_session(session, None).await?;
     let interactive = std::io::stdin().is_terminal();
     if interactive {
         output::note(format!("Session {} in {}. {hint} Ctrl-D ends.", args.session, folder.display()));
     }
-    let mut chat = Chat { handle, interactive, waiting: VecDeque::new(), said: None, worst: None, cancelled: false };
+    let mut chat = Chat {
+        wakes: Wakes::after(handle.clone(), head),
+        handle,
+        interactive,
+        linger: Duration::from_secs(args.linger.into()),
+        waiting: VecDeque::new(),
+        said: None,
+        worst: None,
+        cancelled: false,
+    };
     let ended = chat.converse().await;
     adapter.shutdown().await;
     ended?;
@@ -84,7 +103,10 @@ type Waiting = Pin<Box<dyn Future<Output = CompletionOutcome> + Send>>;
 
 struct Chat {
     handle: SessionHandle,
+    /// What nobody asked for now: the news of background work.
+    wakes: Wakes,
     interactive: bool,
+    linger: Duration,
     /// What was accepted and not answered yet, in order.
     waiting: VecDeque<Waiting>,
     /// The last answer; inputs that shared a run share it, and it is said once.
@@ -98,27 +120,49 @@ struct Chat {
 impl Chat {
     async fn converse(&mut self) -> Result<(), Failure> {
         for (input, _) in self.handle.active_inputs().await? {
-            let completion = self.handle.completion(InputRef::Id(input)).await?;
-            self.waiting.push_back(Box::pin(completion.wait()));
+            if !self.wakes.is_wake(input).await? {
+                let completion = self.handle.completion(InputRef::Id(input)).await?;
+                self.waiting.push_back(Box::pin(completion.wait()));
+            }
         }
         let mut lines = lines();
         let mut reading = true;
+        let mut leave_at = None;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;
-        while reading || !self.waiting.is_empty() {
+        loop {
+            let busy = reading || !self.waiting.is_empty();
+            if !busy && (self.interactive || self.wakes.rest().await?) {
+                return Ok(());
+            }
             let listens = reading && (self.interactive || self.waiting.is_empty());
+            let end = *leave_at.get_or_insert_with(|| Instant::now() + self.linger);
+            if busy {
+                leave_at = None;
+            }
             tokio::select! {
                 biased;
                 _ = interrupt.recv() => self.interrupt().await?,
                 _ = terminate.recv() => return Err(Failure::silent(Exit::Terminated)),
                 outcome = next(&mut self.waiting) => self.tell(outcome)?,
+                news = self.wakes.read() => self.tell_news(news?)?,
                 line = lines.recv(), if listens => match line {
                     Some(line) => self.hear(line).await?,
                     None => reading = false,
                 },
+                () = tokio::time::sleep_until(end), if !busy => return Err(self.too_late().await),
             }
         }
-        Ok(())
+    }
+
+    /// Whatever is not done by now ends with us, and the next chat hears so.
+    async fn too_late(&self) -> Failure {
+        let operations = self.handle.operations().list_operations().await.unwrap_or_default();
+        let names = operations.iter().filter(|operation| !operation.status.is_terminal());
+        let names: Vec<String> = names.map(|operation| format!("“{}”", operation.spec.display_name)).collect();
+        let waited = self.linger.as_secs();
+        Failure::new(Exit::TimedOut, format!("left background work after {waited} s: {}", names.join(", ")))
+            .hint("--linger SECONDS; the next chat hears what was lost")
     }
 
     async fn hear(&mut self, line: std::io::Result<String>) -> Result<(), Failure> {
@@ -171,6 +215,14 @@ impl Chat {
                 self.note(Exit::RunFailed);
                 Ok(())
             }
+        }
+    }
+
+    fn tell_news(&mut self, news: Option<Terminal>) -> Result<(), Failure> {
+        match news {
+            Some(Terminal::Result(result)) => self.tell(CompletionOutcome::Completed(result)),
+            Some(Terminal::CallbackPending(tool)) => self.tell(CompletionOutcome::CallbackPending(tool)),
+            Some(Terminal::NoResult) | None => Ok(()),
         }
     }
 

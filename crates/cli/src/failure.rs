@@ -25,6 +25,7 @@ pub(crate) enum Exit {
     NotFound = 3,
     Conflict = 5,
     Rejected = 6,
+    TimedOut = 7,
     Unreachable = 8,
     RunFailed = 10,
     Config = 78,

@@ -12,6 +12,7 @@ mod output;
 mod place;
 mod policy;
 mod verify;
+mod wakes;
 
 use clap::{Parser, Subcommand};
 use failure::Failure;

@@ -61,6 +61,47 @@ fn a_killed_chat_goes_on_after_the_last_boundary() {
 }
 
 #[test]
+fn background_work_is_told_of_before_a_chat_ends() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let said = chat(dir.path(), &[], b"/bg 1 tea\n/echo meanwhile\n");
+    let started = "Started “tea”, 1 s in the background. I will tell you.";
+    assert_eq!((said.code, said.lines()), (Some(0), vec![started, "meanwhile", "“tea” is done: 1 s of work."]));
+    assert_eq!(chat(dir.path(), &[], b"").lines(), Vec::<&str>::new(), "nothing is told twice");
+    // One answer to both: the news came to a run that somebody waits for.
+    let said = chat(dir.path(), &[], b"/bg 1 toast\n/slow 2\n");
+    assert_eq!(said.lines()[1..], ["That took 2 s, one boundary each. “toast” is done: 1 s of work."], "{said:?}");
+}
+
+#[test]
+fn background_work_is_not_waited_for_for_ever() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let said = chat(dir.path(), &["--linger", "1"], b"/bg 60 tea\n");
+    assert_eq!((said.code, said.lines().len()), (Some(7), 1), "{said:?}");
+    assert!(said.err.contains("left background work after 1 s: “tea”"), "{}", said.err);
+    assert_eq!(chat(dir.path(), &[], b"").lines(), ["“tea” was lost before it was done: owner lost."]);
+}
+
+#[test]
+fn background_work_that_was_killed_is_said_to_be_lost_once() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut child = windlass(dir.path()).arg("chat").stdin(Stdio::piped()).spawn().expect("the binary runs");
+    child.stdin.as_mut().expect("a pipe").write_all(b"/bg 60 tea\n").expect("it listens");
+    wait_until("the run's end", || journal_has(dir.path(), "run_ended"));
+    child.kill().expect("it runs");
+    child.wait().expect("it is ours");
+
+    let told = chat(dir.path(), &[], b"");
+    assert_eq!(
+        (told.code, told.lines()),
+        (Some(0), vec!["“tea” was lost before it was done: owner lost."]),
+        "{told:?}"
+    );
+    let again = chat(dir.path(), &[], b"/ops\n");
+    assert_eq!(again.lines(), ["“tea”: terminated, owner lost"], "{again:?}");
+    assert_eq!(run(windlass(dir.path()).arg("verify")).code, Some(0));
+}
+
+#[test]
 fn a_program_answers_with_words_or_json() {
     let dir = tempfile::tempdir().expect("a folder");
     let exec = |script: &str, text: &str| chat(dir.path(), &["--exec", "/bin/sh", "-c", script], text.as_bytes());
