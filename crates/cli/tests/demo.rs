@@ -25,6 +25,8 @@ fn every_acknowledged_input_is_accounted_for_after_three_kills() {
     for shown in ["deduplicated", "rejected", "coalesced", "superseded", "cancelled", "receipts"] {
         assert!(count(&document, shown) > 0, "{shown} is shown: {document}");
     }
+    assert_eq!((count(&document, "operations"), count(&document, "operations_lost")), (4, 2), "{document}");
+    assert!((2..=4).contains(&count(&document, "wakes")), "{document}");
     let ends = ["consumed", "coalesced", "superseded", "cancelled"].map(|name| count(&document, name));
     assert_eq!(ends.iter().sum::<u64>(), count(&document, "accepted"), "{document}");
     assert!(document["seconds"].as_f64().is_some_and(|seconds| seconds < 20.0), "{document}");
@@ -45,6 +47,9 @@ fn another_seed_kills_elsewhere_and_people_are_told() {
         "idempotency_key_reused",
         "durability_violation",
         "SIGKILL",
+        "woken: “tea” is done: 2 s of work.",
+        "It was put away meanwhile",
+        "“stew” was lost before it was done: owner lost.",
         "It holds. 3 kills",
     ] {
         assert!(said.out.contains(told), "{told}: {}", said.out);

@@ -2,7 +2,8 @@
 //!
 //! Compares the parent's log with the store by plain SQL on its own connection. An accepted input must be in the
 //! journal and over; it must stand in exactly one receipt, or in none and have a typed outcome that says why not. A
-//! refused one must have left nothing.
+//! refused one must have left nothing. Work in the background must have ended once, and its end must have been told in
+//! exactly one run that committed.
 
 use super::{
     Sabotage,
@@ -39,6 +40,12 @@ pub(crate) struct Audit {
     pub(crate) deduplicated: u32,
     /// Offers that were refused.
     pub(crate) rejected: u32,
+    /// Work in the background that was registered.
+    pub(crate) operations: u32,
+    /// Of those: lost with its process.
+    pub(crate) operations_lost: u32,
+    /// Committed runs that were told of such work.
+    pub(crate) wakes: u32,
     /// Receipts in the store.
     pub(crate) receipts: u32,
     /// What does not add up; empty if all does.
@@ -61,6 +68,41 @@ const RECEIPTS: &str = "
         json_extract(j.body, '$.boundary_committed.receipt'),
         json_extract(j.body, '$.context_appended.receipt')) AS receipt
     FROM journal AS j WHERE receipt IS NOT NULL";
+
+/// Each piece of background work: how often it was registered and ended, how often it was lost, and in how many
+/// receipts of those stand who were told of its end.
+fn operations_sql() -> String {
+    let told = told_sql();
+    format!(
+        "WITH registered AS MATERIALIZED (
+            SELECT session, json_extract(body, '$.operation_registered.spec.id') AS op FROM journal WHERE op IS NOT NULL),
+        ended AS MATERIALIZED (
+            SELECT session, json_extract(body, '$.operation_ended.operation_id') AS op,
+                json_extract(body, '$.operation_ended.terminal_outcome.reason') IS 'owner lost' AS lost
+            FROM journal WHERE op IS NOT NULL),
+        {told},
+        known AS (SELECT session, op FROM registered UNION SELECT session, op FROM ended)
+        SELECT known.op,
+            (SELECT count(*) FROM registered AS r WHERE r.session = known.session AND r.op = known.op),
+            (SELECT count(*) FROM ended AS e WHERE e.session = known.session AND e.op = known.op),
+            (SELECT count(*) FROM ended AS e WHERE e.session = known.session AND e.op = known.op AND e.lost),
+            (SELECT count(*) FROM told AS t WHERE t.session = known.session AND t.op = known.op)
+        FROM known"
+    )
+}
+
+/// Every end that an input tells of, once for each receipt that the input stands in.
+fn told_sql() -> String {
+    format!(
+        "covered AS MATERIALIZED (SELECT session, named.value AS input
+            FROM ({RECEIPTS}), json_each(receipt, '$.contributing_input_ids') AS named),
+        telling AS MATERIALIZED (SELECT j.session AS session, json_extract(notice.value, '$.operation_id') AS op,
+                json_extract(j.body, '$.input_accepted.input.header.id') AS input
+            FROM journal AS j, json_each(j.body, '$.input_accepted.input.notices') AS notice),
+        told AS MATERIALIZED (SELECT telling.session AS session, op, telling.input AS input
+            FROM telling JOIN covered ON covered.session = telling.session AND covered.input = telling.input)"
+    )
+}
 
 pub(crate) fn audit(dir: &Path) -> Result<Audit, Failure> {
     let acks = acks::read(dir)?;
@@ -97,10 +139,25 @@ fn settle(acks: &[Ack], db: &Connection) -> rusqlite::Result<Audit> {
         let id = input.to_string();
         audit.enter(input, stored.get(&id), receipts.get(&id).copied().unwrap_or_default());
     }
+    audit.wakes = count(db, &format!("WITH {} SELECT count(DISTINCT input) FROM told", told_sql()))?;
+    let mut statement = db.prepare(&operations_sql())?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        audit.enter_operation(&row.get::<_, String>(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?);
+    }
     Ok(audit)
 }
 
 impl Audit {
+    fn enter_operation(&mut self, id: &str, registered: u32, ended: u32, lost: u32, told: u32) {
+        self.operations += 1;
+        self.operations_lost += lost;
+        if (registered, ended, told) != (1, 1, 1) {
+            let facts = format!("registered {registered}, ended {ended} and told {told} times");
+            self.problems.push(format!("operation {id} was {facts}, not once each"));
+        }
+    }
+
     fn enter(&mut self, input: InputId, stored: Option<&Stored>, receipts: u32) {
         let Some(stored) = stored.filter(|stored| stored.admitted) else {
             self.lost += 1;
@@ -164,7 +221,9 @@ pub(crate) fn spoil(dir: &Path, sabotage: Sabotage) -> Result<(), Failure> {
     let db = Connection::open(store_file(dir)).map_err(Failure::failed)?;
     let done = match sabotage {
         Sabotage::DropAck => db.execute_batch(
-            "CREATE TEMP TABLE victim AS SELECT session, id, accepted_seq FROM input WHERE settled = 'consumed' LIMIT 1;
+            "CREATE TEMP TABLE victim AS SELECT session, id, accepted_seq FROM input WHERE settled = 'consumed'
+                AND (session, accepted_seq) IN (SELECT session, seq FROM journal
+                    WHERE json_extract(body, '$.input_accepted.input.input_type') = 'prompt') LIMIT 1;
              DELETE FROM journal WHERE (session, seq) IN (SELECT session, accepted_seq FROM victim);
              DELETE FROM input WHERE (session, id) IN (SELECT session, id FROM victim);",
         ),
@@ -172,7 +231,9 @@ pub(crate) fn spoil(dir: &Path, sabotage: Sabotage) -> Result<(), Failure> {
             .execute(
                 "INSERT INTO journal (session, seq, at, body, checksum)
                  SELECT j.session, (SELECT max(seq) + 1 FROM journal WHERE session = j.session), j.at, j.body, j.checksum
-                 FROM journal AS j WHERE json_extract(j.body, '$.run_ended.end.completed.receipt') IS NOT NULL LIMIT 1",
+                 FROM journal AS j
+                 WHERE json_extract(j.body, '$.run_ended.end.completed.receipt.boundary') = 'run_start'
+                    AND json_array_length(j.body, '$.run_ended.end.completed.receipt.contributing_input_ids') > 0 LIMIT 1",
                 params![],
             )
             .map(drop),
@@ -192,7 +253,10 @@ impl fmt::Display for Audit {
         writeln!(f, "    lost        {lost:>5}")?;
         writeln!(f, "    doubled     {doubled:>5}")?;
         writeln!(f, "  deduplicated  {:>5}   repetitions that were recognised", self.deduplicated)?;
-        write!(f, "  rejected      {:>5}   refused with a reason; nothing left behind", self.rejected)?;
+        writeln!(f, "  rejected      {:>5}   refused with a reason; nothing left behind", self.rejected)?;
+        let Audit { operations, operations_lost, wakes, .. } = self;
+        writeln!(f, "  operations    {operations:>5}   each ended once; {operations_lost} of them with their process")?;
+        write!(f, "  wakes         {wakes:>5}   committed runs that told of them, each end once")?;
         self.problems.iter().try_for_each(|problem| write!(f, "\n  PROBLEM: {problem}"))
     }
 }
@@ -252,6 +316,37 @@ mod tests {
             let audit = settle(&[ack(Answer::Accepted)], &store(&sql)).expect(name);
             assert_eq!((audit.consumed, audit.cancelled, audit.lost, audit.doubled), expected, "{name}");
             assert_eq!(audit.problems.is_empty(), audit.lost + audit.doubled == 0, "{name}: {:?}", audit.problems);
+        }
+    }
+
+    #[test]
+    fn background_work_ends_once_and_is_told_once() {
+        let registered =
+            r#"INSERT INTO journal VALUES (x'01', 2, 0, '{"operation_registered":{"spec":{"id":"op"}}}', 0);"#;
+        let ended = |seq: u32| {
+            format!(
+                r#"INSERT INTO journal VALUES (x'01', {seq}, 0, '{{"operation_ended":{{"operation_id":"op",
+                   "terminal_outcome":{{"outcome_type":"terminated","reason":"owner lost"}}}}}}', 0);"#
+            )
+        };
+        let telling = format!(
+            r#"INSERT INTO journal VALUES (x'01', 5, 0, '{{"input_accepted":{{"input":{{"header":{{"id":"{}"}},
+               "notices":[{{"operation_id":"op"}}]}}}}}}', 0);"#,
+            id()
+        );
+        let sound = registered.to_owned() + &ended(3) + &telling + &end(6);
+        for (name, sql, expected, problems) in [
+            ("none", String::new(), (0, 0, 0), 0),
+            ("sound", sound.clone(), (1, 1, 1), 0),
+            ("told twice", sound.clone() + &end(7), (1, 1, 1), 1),
+            ("ended twice", sound + &ended(4), (1, 2, 1), 1),
+            ("told by a run that did not commit", registered.to_owned() + &ended(3) + &telling, (1, 1, 0), 1),
+            ("not over", registered.to_owned(), (1, 0, 0), 1),
+            ("from nowhere", ended(3), (1, 1, 0), 1),
+        ] {
+            let audit = settle(&[], &store(&sql)).expect(name);
+            assert_eq!((audit.operations, audit.operations_lost, audit.wakes), expected, "{name}");
+            assert_eq!(audit.problems.len(), problems, "{name}: {:?}", audit.problems);
         }
     }
 

@@ -15,6 +15,8 @@ pub(crate) enum Order {
     Cancel { session: String },
     /// Stop dead at this point of this session, say so by [`News::Standing`], and do nothing more for it.
     Stand { session: String, at: Point },
+    /// Say when nothing of this session is in the background any more. Answered by [`News::Rests`].
+    Rest { session: String },
     /// Let go in good order and end.
     Leave,
 }
@@ -47,6 +49,8 @@ pub(crate) enum News {
     Ended { input: InputId, how: String, text: String },
     /// What became of a cancel.
     Cancelled { outcome: CancelOutcome },
+    /// Nothing is in the background any more: what the wakes said, in order, and how often the session was opened.
+    Rests { session: String, told: Vec<String>, opened: u32 },
     /// It stands at the point it was told to stand at.
     Standing { at: Point },
     /// It could not do what it was told.

@@ -62,6 +62,7 @@ pub(crate) fn lead(dir: &Path, seed: u64, told: bool) -> Result<Told, Failure> {
         open: BTreeMap::new(),
         ended: BTreeMap::new(),
         standing: None,
+        rests: None,
         kills: 0,
     };
     tour.story.say(format!("A worker (process {}) opened a store in {}.", tour.worker.child.id(), dir.display()));
@@ -69,6 +70,7 @@ pub(crate) fn lead(dir: &Path, seed: u64, told: bool) -> Result<Told, Failure> {
     tour.admission()?;
     tour.busy()?;
     tour.cancel()?;
+    tour.background()?;
     tour.killed_during_an_accept()?;
     tour.killed_before_a_boundary()?;
     tour.killed_between_a_boundary_and_the_end()?;
@@ -88,6 +90,8 @@ struct Tour {
     open: BTreeMap<InputId, String>,
     ended: BTreeMap<InputId, (String, String)>,
     standing: Option<Point>,
+    /// The last session that rests: what its wakes said, and how often it was opened.
+    rests: Option<(String, Vec<String>, u32)>,
     kills: u32,
 }
 
@@ -144,8 +148,24 @@ impl Tour {
         self.show_end(id)
     }
 
+    fn background(&mut self) -> Result<(), Failure> {
+        self.story.say("\n4. Work in the background outlives its run, and wakes the session when it is over.");
+        for work in ["/bg 2 tea", "/bg 2 toast"] {
+            let (id, _) = self.offer("kitchen", prompt(work))?;
+            self.show_end(id)?;
+        }
+        let opened = self.show_rest("kitchen")?;
+        let meanwhile = match opened {
+            // Only on a machine that is too slow for it to be idle.
+            0 | 1 => String::from("It was busy all the while."),
+            _ => format!("It was put away meanwhile, and opened {opened} times."),
+        };
+        self.story.say(format!("  Nobody asked the session. {meanwhile}"));
+        Ok(())
+    }
+
     fn killed_during_an_accept(&mut self) -> Result<(), Failure> {
-        self.story.say("\n4. The worker is killed during an accept.");
+        self.story.say("\n5. The worker is killed during an accept.");
         let at = self.chance.one_of([Point::BeforeAcceptance, Point::AfterAcceptance]);
         self.keep_benches_busy(BEFORE)?;
         let id = self.stand("door", at, prompt("/echo I was not answered at first"))?;
@@ -163,7 +183,7 @@ impl Tour {
     }
 
     fn killed_before_a_boundary(&mut self) -> Result<(), Failure> {
-        self.story.say("\n5. The worker is killed before a boundary: the run has an answer and has not committed it.");
+        self.story.say("\n6. The worker is killed before a boundary: the run has an answer and has not committed it.");
         self.keep_benches_busy(BEFORE)?;
         let id = self.stand("ferry", Point::BeforeBoundary, prompt("/echo I ran twice and was committed once"))?;
         self.kill_and_reopen()?;
@@ -172,11 +192,16 @@ impl Tour {
     }
 
     fn killed_between_a_boundary_and_the_end(&mut self) -> Result<(), Failure> {
-        self.story.say("\n6. The worker is killed between a boundary and the run's end: half the work is committed.");
+        self.story.say("\n7. The worker is killed between a boundary and the run's end, with work in the background.");
         let at = self.chance.one_of([Point::AfterBoundary, Point::BeforeEnd]);
+        for work in ["/bg 60 stew", "/bg 60 bread"] {
+            let (id, _) = self.offer("oven", prompt(work))?;
+            self.show_end(id)?;
+        }
         self.keep_benches_busy(BEFORE)?;
         let id = self.stand("bridge", at, prompt("/slow 2"))?;
         self.kill_and_reopen()?;
+        self.show_rest("oven")?;
         self.show_end(id)?;
         self.await_all()
     }
@@ -287,6 +312,23 @@ impl Tour {
         Ok(())
     }
 
+    /// Waits until nothing of the session is in the background any more, and shows what it said of it. Returns how often
+    /// this worker has opened it.
+    fn show_rest(&mut self, session: &str) -> Result<u32, Failure> {
+        self.worker.order(&Order::Rest { session: session.to_owned() })?;
+        loop {
+            if let Some((of, told, opened)) = self.rests.take()
+                && of == session
+            {
+                for words in told {
+                    self.story.say(format!("  woken: {words}"));
+                }
+                return Ok(opened);
+            }
+            self.take_news()?;
+        }
+    }
+
     /// The next news, which must come; none: the worker has said its last.
     fn take_news(&mut self) -> Result<Option<News>, Failure> {
         match self.take_news_within(PATIENCE)? {
@@ -321,6 +363,7 @@ impl Tour {
                 self.ended.insert(*input, (how.clone(), text.clone()));
             }
             News::Standing { at } => self.standing = Some(*at),
+            News::Rests { session, told, opened } => self.rests = Some((session.clone(), told.clone(), *opened)),
             News::Trouble { error } => return Err(Failure::failed(format!("the worker: {error}"))),
             News::Ready { .. } | News::Cancelled { .. } => {}
         }

@@ -8,18 +8,24 @@ use crate::{
     failure::Failure,
     output,
     place::{blob_folder, session_id, store_file},
+    wakes::Wakes,
 };
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 use tokio::io::{AsyncBufReadExt, BufReader};
 use windlass::{
     AcceptOutcome, CompletionOutcome, Decision, Disposition, Entry, Fence, InputId, InputKind, Merge, OnBusy,
     PolicyTable, Record, Row, RunBoundaryReceipt, RunEnd, RunId, RuntimeSessionAdapter, Seq, SessionHandle, SessionId,
-    SqliteOptions, SqliteStore,
+    SqliteOptions, SqliteStore, Terminal,
     store::{Append, InputQuery, InputRef, InputRow, ListQuery, Opened, PutSnapshot, SessionRow, Store, StoreError},
 };
+
+/// So short that sessions are put away while the tour goes on.
+const IDLE_AFTER: Duration = Duration::from_millis(250);
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -38,6 +44,7 @@ async fn work(dir: &Path) -> Result<(), Failure> {
     let store = Arc::new(StandingStore {
         inner: SqliteStore::open(store_file(dir), SqliteOptions::default())?,
         stand: Mutex::new(None),
+        opened: Mutex::default(),
     });
     let blobs = windlass::ObjectBlobs::in_folder(blob_folder(dir)).map_err(Failure::failed)?;
     let adapter = RuntimeSessionAdapter::builder()
@@ -46,6 +53,7 @@ async fn work(dir: &Path) -> Result<(), Failure> {
         .factory(Arc::new(windlass::agent::BuiltinFactory::default()))
         .policy(policy())
         .entries_kept(u64::MAX)
+        .idle_after(IDLE_AFTER)
         .build();
     let resumed = adapter.resume_pending().await?;
     say(&News::Ready { resumed });
@@ -74,6 +82,10 @@ async fn work(dir: &Path) -> Result<(), Failure> {
             }
             Order::Stand { session, at } => {
                 *store.stand.lock().unwrap_or_else(PoisonError::into_inner) = Some((session_id(&session), at));
+            }
+            Order::Rest { session } => {
+                let wakes = Wakes::after(open(&adapter, &session).await?, Seq::ZERO);
+                tokio::spawn(await_rest(session, wakes, Arc::clone(&store)));
             }
             Order::Leave => break,
         }
@@ -115,6 +127,26 @@ async fn await_end(handle: &SessionHandle, input: InputId) -> Result<(), Failure
     Ok(())
 }
 
+/// Tells the parent when nothing of a session is in the background any more. A follower does not keep it open.
+async fn await_rest(session: String, mut wakes: Wakes, store: Arc<StandingStore>) {
+    let mut told = Vec::new();
+    let rested = async {
+        while !wakes.rest().await? {
+            if let Some(Terminal::Result(result)) = wakes.read().await? {
+                told.push(result.text.clone());
+            }
+        }
+        Ok::<_, Failure>(())
+    };
+    match rested.await {
+        Ok(()) => {
+            let opened = store.opened(session_id(&session));
+            say(&News::Rests { session, told, opened });
+        }
+        Err(failure) => say(&News::Trouble { error: format!("{failure:?}") }),
+    }
+}
+
 /// Tells the parent. If it is gone there is nobody to work for, and the closed standard input ends the worker.
 fn say(news: &News) {
     if let Ok(line) = serde_json::to_string(news) {
@@ -126,9 +158,15 @@ fn say(news: &News) {
 struct StandingStore {
     inner: SqliteStore,
     stand: Mutex<Option<(SessionId, Point)>>,
+    /// How often each session was opened.
+    opened: Mutex<BTreeMap<SessionId, u32>>,
 }
 
 impl StandingStore {
+    fn opened(&self, session: SessionId) -> u32 {
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner).get(&session).copied().unwrap_or_default()
+    }
+
     /// Where to stand during this append: before it, or after it.
     fn point(&self, append: &Append) -> Option<Point> {
         let (session, at) = (*self.stand.lock().unwrap_or_else(PoisonError::into_inner))?;
@@ -165,6 +203,7 @@ impl Store for StandingStore {
     }
 
     async fn open(&self, session: SessionId) -> Result<Opened, StoreError> {
+        *self.opened.lock().unwrap_or_else(PoisonError::into_inner).entry(session).or_default() += 1;
         self.inner.open(session).await
     }
 
