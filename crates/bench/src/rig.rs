@@ -35,6 +35,10 @@ pub struct Setup {
     pub put_away_after: Option<Duration>,
     /// Settled inputs that are remembered, if not the default.
     pub settled_kept: Option<u32>,
+    /// Operations that are kept after their end, if not the default.
+    pub operations_kept: Option<u32>,
+    /// There is no factory: whoever opens a session brings its executor.
+    pub by_hand: bool,
 }
 
 impl Rig {
@@ -65,11 +69,14 @@ impl Rig {
     }
 
     fn new(store: Arc<dyn Store>, kept: u64, setup: Setup, commits: Arc<dyn Fn() -> u64 + Send + Sync>) -> Rig {
-        let mut limits = Limits { queued: 100_000, ..Limits::default() };
+        let mut limits = Limits { queued: 100_000, operations: 100_000, ..Limits::default() };
         limits.settled_kept = setup.settled_kept.unwrap_or(limits.settled_kept);
+        limits.operations_kept = setup.operations_kept.unwrap_or(limits.operations_kept);
         let executor = Arc::new(Noop::default());
         let mut builder = RuntimeSessionAdapter::builder().store(store).entries_kept(kept).limits(limits);
-        builder = builder.factory(Arc::new(Factory(executor.clone())));
+        if !setup.by_hand {
+            builder = builder.factory(Arc::new(Factory(executor.clone())));
+        }
         if let Some(after) = setup.put_away_after {
             builder = builder.idle_after(after);
         }

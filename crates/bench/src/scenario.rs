@@ -5,6 +5,7 @@ mod core;
 mod durable;
 mod floors;
 mod memory;
+mod operations;
 mod recover;
 mod store;
 mod syncs;
@@ -36,6 +37,13 @@ pub const ALL: &[Scenario] = &[
     Scenario { name: "pipe", about: "many inputs at once to one session", run: memory::pipe },
     Scenario { name: "fan", about: "one input to each of many sessions", run: memory::fan },
     Scenario { name: "queued", about: "accept while many inputs wait", run: memory::queued },
+    Scenario {
+        name: "ops",
+        about: "operations registered and completed, in memory and on a disk",
+        run: operations::ops,
+    },
+    Scenario { name: "wait_all", about: "one wait for many operations", run: operations::wait_all },
+    Scenario { name: "wake", about: "from a completion to the start of its executor", run: operations::wake },
     Scenario { name: "mem_session", about: "bytes of an idle session", run: bytes::mem_session },
     Scenario { name: "mem_input", about: "bytes of a waiting input", run: bytes::mem_input },
     Scenario { name: "mem_done", about: "bytes of a finished input", run: bytes::mem_done },
