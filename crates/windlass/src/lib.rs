@@ -33,7 +33,7 @@
 //! ```
 //!
 //! This crate holds no code of its own: it names what the other crates export. Features: `sqlite` (the store on one
-//! file) and `agent` (the built-in agent, and one program per run), both on by default.
+//! file) and `agent` (the built-in agent, and one program per run), both on by default; `peers` (envelopes over HTTP).
 #![forbid(unsafe_code)]
 
 /// For your executors and stores: their traits are async.
@@ -57,3 +57,7 @@ pub use windlass_agent as agent;
 pub use windlass_sqlite as sqlite;
 #[cfg(feature = "sqlite")]
 pub use windlass_sqlite::{SqliteOptions, SqliteStore};
+
+/// Peers in other processes: signed envelopes over HTTP.
+#[cfg(feature = "peers")]
+pub use windlass_peers as peers;
