@@ -26,6 +26,7 @@ fn every_acknowledged_input_is_accounted_for_after_three_kills() {
         assert!(count(&document, shown) > 0, "{shown} is shown: {document}");
     }
     assert_eq!((count(&document, "operations"), count(&document, "operations_lost")), (4, 2), "{document}");
+    assert_eq!(count(&document, "requests"), 1, "{document}");
     assert!((2..=4).contains(&count(&document, "wakes")), "{document}");
     let ends = ["consumed", "coalesced", "superseded", "cancelled"].map(|name| count(&document, name));
     assert_eq!(ends.iter().sum::<u64>(), count(&document, "accepted"), "{document}");
@@ -46,6 +47,7 @@ fn another_seed_kills_elsewhere_and_people_are_told() {
         "deduplicated: it is there already",
         "idempotency_key_reused",
         "durability_violation",
+        "lighthouse answers: ",
         "SIGKILL",
         "woken: “tea” is done: 2 s of work.",
         "It was put away meanwhile",

@@ -3,7 +3,8 @@
 //! Compares the parent's log with the store by plain SQL on its own connection. An accepted input must be in the
 //! journal and over; it must stand in exactly one receipt, or in none and have a typed outcome that says why not. A
 //! refused one must have left nothing. Work in the background must have ended once, and its end must have been told in
-//! exactly one run that committed.
+//! exactly one run that committed. What a session was asked by another must have been answered once, and both must
+//! stand in exactly one receipt.
 
 use super::{
     Sabotage,
@@ -46,6 +47,8 @@ pub(crate) struct Audit {
     pub(crate) operations_lost: u32,
     /// Committed runs that were told of such work.
     pub(crate) wakes: u32,
+    /// Requests from one session to another.
+    pub(crate) requests: u32,
     /// Receipts in the store.
     pub(crate) receipts: u32,
     /// What does not add up; empty if all does.
@@ -104,6 +107,24 @@ fn told_sql() -> String {
     )
 }
 
+/// Each request of a peer: in how many receipts it stands, how many answers to it were admitted, and in how many
+/// receipts these stand.
+fn requests_sql() -> String {
+    let told = told_sql();
+    format!(
+        "WITH {told},
+        peers AS MATERIALIZED (SELECT session, json_extract(body, '$.input_accepted.input.header.id') AS input,
+            json_extract(body, '$.input_accepted.input.convention.convention_type') AS type,
+            json_extract(body, '$.input_accepted.input.convention.request_id') AS request
+            FROM journal WHERE type IN ('request', 'response_terminal'))
+        SELECT request, sum(type = 'request' AND covered.input IS NOT NULL),
+            count(DISTINCT CASE WHEN type = 'response_terminal' THEN peers.input END),
+            sum(type = 'response_terminal' AND covered.input IS NOT NULL)
+        FROM peers LEFT JOIN covered ON covered.session = peers.session AND covered.input = peers.input
+        GROUP BY request"
+    )
+}
+
 pub(crate) fn audit(dir: &Path) -> Result<Audit, Failure> {
     let acks = acks::read(dir)?;
     let db = Connection::open_with_flags(store_file(dir), OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(Failure::failed)?;
@@ -145,10 +166,23 @@ fn settle(acks: &[Ack], db: &Connection) -> rusqlite::Result<Audit> {
     while let Some(row) = rows.next()? {
         audit.enter_operation(&row.get::<_, String>(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?);
     }
+    let mut statement = db.prepare(&requests_sql())?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        audit.enter_request(&row.get::<_, String>(0)?, row.get(1)?, row.get(2)?, row.get(3)?);
+    }
     Ok(audit)
 }
 
 impl Audit {
+    fn enter_request(&mut self, id: &str, taken: u32, answers: u32, heard: u32) {
+        self.requests += 1;
+        if (taken, answers, heard) != (1, 1, 1) {
+            let facts = format!("taken {taken}, answered {answers} and its answer taken {heard} times");
+            self.problems.push(format!("request {id} was {facts}, not once each"));
+        }
+    }
+
     fn enter_operation(&mut self, id: &str, registered: u32, ended: u32, lost: u32, told: u32) {
         self.operations += 1;
         self.operations_lost += lost;
@@ -254,9 +288,10 @@ impl fmt::Display for Audit {
         writeln!(f, "    doubled     {doubled:>5}")?;
         writeln!(f, "  deduplicated  {:>5}   repetitions that were recognised", self.deduplicated)?;
         writeln!(f, "  rejected      {:>5}   refused with a reason; nothing left behind", self.rejected)?;
-        let Audit { operations, operations_lost, wakes, .. } = self;
+        let Audit { operations, operations_lost, wakes, requests, .. } = self;
         writeln!(f, "  operations    {operations:>5}   each ended once; {operations_lost} of them with their process")?;
-        write!(f, "  wakes         {wakes:>5}   committed runs that told of them, each end once")?;
+        writeln!(f, "  wakes         {wakes:>5}   committed runs that told of them, each end once")?;
+        write!(f, "  requests      {requests:>5}   from one session to another, each answered once")?;
         self.problems.iter().try_for_each(|problem| write!(f, "\n  PROBLEM: {problem}"))
     }
 }
@@ -347,6 +382,30 @@ mod tests {
             let audit = settle(&[], &store(&sql)).expect(name);
             assert_eq!((audit.operations, audit.operations_lost, audit.wakes), expected, "{name}");
             assert_eq!(audit.problems.len(), problems, "{name}: {:?}", audit.problems);
+        }
+    }
+
+    #[test]
+    fn a_request_is_answered_once() {
+        let peer = |seq: u32, input: &str, convention: &str| {
+            format!(
+                r#"INSERT INTO journal VALUES (x'01', {seq}, 0, '{{"input_accepted":{{"input":{{"header":{{"id":"{input}"}},
+                   "convention":{{"convention_type":"{convention}","request_id":"r"}}}}}}}}', 0);"#
+            )
+        };
+        let taken = |seq: u32, input: &str| end(seq).replace(&id().to_string(), input);
+        let request = peer(2, "a", "request") + &taken(3, "a");
+        let answer = |seq: u32, input: &str| peer(seq, input, "response_terminal") + &taken(seq + 1, input);
+        for (name, sql, requests, problems) in [
+            ("progress only", peer(2, "p", "response_progress"), 0, 0),
+            ("answered", request.clone() + &answer(4, "b"), 1, 0),
+            ("not answered", request.clone(), 1, 1),
+            ("answered twice", request.clone() + &answer(4, "b") + &answer(6, "c"), 1, 1),
+            ("the answer is not taken", request.clone() + &peer(4, "b", "response_terminal"), 1, 1),
+            ("taken twice", request + &taken(6, "a") + &answer(4, "b"), 1, 1),
+        ] {
+            let audit = settle(&[], &store(&sql)).expect(name);
+            assert_eq!((audit.requests, audit.problems.len()), (requests, problems), "{name}: {:?}", audit.problems);
         }
     }
 

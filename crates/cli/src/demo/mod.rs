@@ -6,6 +6,7 @@
 
 mod acks;
 mod audit;
+mod exchange;
 mod protocol;
 mod tour;
 pub(crate) mod worker;

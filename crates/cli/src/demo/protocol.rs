@@ -17,6 +17,8 @@ pub(crate) enum Order {
     Stand { session: String, at: Point },
     /// Say when nothing of this session is in the background any more. Answered by [`News::Rests`].
     Rest { session: String },
+    /// Let one session ask another. Answered by [`News::Exchanged`].
+    Exchange { from: String, to: String },
     /// Let go in good order and end.
     Leave,
 }
@@ -51,6 +53,8 @@ pub(crate) enum News {
     Cancelled { outcome: CancelOutcome },
     /// Nothing is in the background any more: what the wakes said, in order, and how often the session was opened.
     Rests { session: String, told: Vec<String>, opened: u32 },
+    /// What the asked session answered, and what the asker made of it.
+    Exchanged { answer: String, heard: String },
     /// It stands at the point it was told to stand at.
     Standing { at: Point },
     /// It could not do what it was told.

@@ -71,6 +71,7 @@ pub(crate) fn lead(dir: &Path, seed: u64, told: bool) -> Result<Told, Failure> {
     tour.busy()?;
     tour.cancel()?;
     tour.background()?;
+    tour.exchange()?;
     tour.killed_during_an_accept()?;
     tour.killed_before_a_boundary()?;
     tour.killed_between_a_boundary_and_the_end()?;
@@ -164,8 +165,20 @@ impl Tour {
         Ok(())
     }
 
+    fn exchange(&mut self) -> Result<(), Failure> {
+        self.story.say("\n5. One session asks another: what a peer sends is an input like any other.");
+        self.worker.order(&Order::Exchange { from: "ship".into(), to: "lighthouse".into() })?;
+        loop {
+            if let Some(News::Exchanged { answer, heard }) = self.take_news()? {
+                self.story.say("  ship asks lighthouse: Can you see the fog?");
+                self.story.say(format!("  lighthouse answers: {answer}\n  ship makes of it: {heard}"));
+                return Ok(());
+            }
+        }
+    }
+
     fn killed_during_an_accept(&mut self) -> Result<(), Failure> {
-        self.story.say("\n5. The worker is killed during an accept.");
+        self.story.say("\n6. The worker is killed during an accept.");
         let at = self.chance.one_of([Point::BeforeAcceptance, Point::AfterAcceptance]);
         self.keep_benches_busy(BEFORE)?;
         let id = self.stand("door", at, prompt("/echo I was not answered at first"))?;
@@ -183,7 +196,7 @@ impl Tour {
     }
 
     fn killed_before_a_boundary(&mut self) -> Result<(), Failure> {
-        self.story.say("\n6. The worker is killed before a boundary: the run has an answer and has not committed it.");
+        self.story.say("\n7. The worker is killed before a boundary: the run has an answer and has not committed it.");
         self.keep_benches_busy(BEFORE)?;
         let id = self.stand("ferry", Point::BeforeBoundary, prompt("/echo I ran twice and was committed once"))?;
         self.kill_and_reopen()?;
@@ -192,7 +205,7 @@ impl Tour {
     }
 
     fn killed_between_a_boundary_and_the_end(&mut self) -> Result<(), Failure> {
-        self.story.say("\n7. The worker is killed between a boundary and the run's end, with work in the background.");
+        self.story.say("\n8. The worker is killed between a boundary and the run's end, with work in the background.");
         let at = self.chance.one_of([Point::AfterBoundary, Point::BeforeEnd]);
         for work in ["/bg 60 stew", "/bg 60 bread"] {
             let (id, _) = self.offer("oven", prompt(work))?;
@@ -365,7 +378,7 @@ impl Tour {
             News::Standing { at } => self.standing = Some(*at),
             News::Rests { session, told, opened } => self.rests = Some((session.clone(), told.clone(), *opened)),
             News::Trouble { error } => return Err(Failure::failed(format!("the worker: {error}"))),
-            News::Ready { .. } | News::Cancelled { .. } => {}
+            News::Ready { .. } | News::Cancelled { .. } | News::Exchanged { .. } => {}
         }
         Ok(Some(news))
     }

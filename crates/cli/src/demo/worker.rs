@@ -3,7 +3,10 @@
 //! Opens the store like any program would, does what it is told, and stops dead where it is told to: in the middle of
 //! a write, by way of a store that passes everything on to the real one.
 
-use super::protocol::{News, Order, Point};
+use super::{
+    exchange::exchange,
+    protocol::{News, Order, Point},
+};
 use crate::{
     failure::Failure,
     output,
@@ -86,6 +89,10 @@ async fn work(dir: &Path) -> Result<(), Failure> {
             Order::Rest { session } => {
                 let wakes = Wakes::after(open(&adapter, &session).await?, Seq::ZERO);
                 tokio::spawn(await_rest(session, wakes, Arc::clone(&store)));
+            }
+            Order::Exchange { from, to } => {
+                let (answer, heard) = exchange(&adapter, &from, &to).await?;
+                say(&News::Exchanged { answer, heard });
             }
             Order::Leave => break,
         }
