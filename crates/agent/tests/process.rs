@@ -2,9 +2,12 @@
 
 use std::{fs, path::Path, sync::Arc, time::Duration};
 use windlass_agent::{ProcessFactory, Program};
-use windlass_core::{AbandonReason, CancelOutcome, Disposition, Input, InputId, Limits, SessionId, Timestamp};
+use windlass_core::{
+    AbandonReason, CancelOutcome, CompletionSeq, Disposition, Input, InputId, Limits, OperationId, OperationKind,
+    OperationResult, OperationSpec, Record, Seq, SessionId, Timestamp,
+};
 use windlass_runtime::{
-    CompletionHandle, CompletionOutcome, RuntimeSessionAdapter, SessionHandle, memory::MemoryStore,
+    CompletionHandle, CompletionOutcome, FeedItem, RuntimeSessionAdapter, SessionHandle, memory::MemoryStore,
 };
 
 async fn session(script: &str) -> (RuntimeSessionAdapter, SessionHandle) {
@@ -126,4 +129,39 @@ async fn a_flood_is_final() {
     let flooded = outcome("yes").await;
     let CompletionOutcome::Abandoned(AbandonReason::Failed { error }) = flooded else { panic!("{flooded:?}") };
     assert!(error.starts_with("result_too_large: "), "{error}");
+}
+
+#[tokio::test]
+async fn it_is_told_once_of_background_work_that_is_over() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("told");
+    let (adapter, session) = session(&format!("cat >> '{}'; echo seen", file.display())).await;
+    let id = OperationId::from_uuid(uuid::Uuid::from_u128(7));
+    let spec = OperationSpec {
+        id,
+        kind: OperationKind::BackgroundToolOp,
+        display_name: "tea".into(),
+        source_label: "test".into(),
+        child_session_id: None,
+        expect_peer_channel: false,
+        adoptable: false,
+    };
+    let ops = session.operations();
+    ops.register_operation(spec).await.expect("it is registered");
+    ops.provisioning_succeeded(id).await.expect("it runs");
+    let result = OperationResult { content: "hot".into(), ..OperationResult::default() };
+    ops.complete_operation(id, result).await.expect("it is done");
+    let mut feed = session.feed(Seq::ZERO);
+    let ended = async {
+        while !matches!(feed.next().await.expect("a feed"), FeedItem::Entry(entry) if matches!(entry.record, Record::RunEnded(_)))
+        {
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), ended).await.expect("it is woken");
+    let told = fs::read_to_string(&file).expect("it ran");
+    assert_eq!(told.matches("“tea” is done: hot.").count(), 1, "{told}");
+    // What was applied has no power to wake again.
+    let bindings = adapter.prepare_bindings(session.id()).await.expect("a session");
+    assert_eq!(bindings.cursor_state.agent_applied_cursor, CompletionSeq(1));
+    assert_eq!(session.status().await.expect("a look").open_inputs, 0);
 }
