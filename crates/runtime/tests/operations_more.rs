@@ -163,10 +163,10 @@ async fn a_session_that_cannot_be_read_is_not_replaced_by_an_empty_one() {
     let rig = Rig::on(memory, |builder| builder);
     rig.store.fail(Call::Open, 1, Fault::ReadOnly);
     rig.store.fail(Call::Open, 2, Fault::ReadOnly);
-    let error = rig.adapter.prepare_bindings(session(1)).await.err().expect("the store says why");
+    let error = rig.adapter.prepare_bindings(session(1)).await.expect_err("the store says why");
     assert!(matches!(error, SessionError::Store(_)), "{error:?}");
     let (executor, _runs) = ManualExecutor::new();
-    let error = rig.adapter.ensure_session_with_executor(session(1), executor).await.err().expect("so also here");
+    let error = rig.adapter.ensure_session_with_executor(session(1), executor).await.expect_err("so also here");
     assert!(matches!(error, SessionError::Store(_)), "{error:?}");
     assert_eq!(rig.adapter.prepare_bindings(session(1)).await.unwrap().epoch_id, epoch, "no silent new order");
 }
@@ -185,9 +185,9 @@ async fn the_completions_of_an_older_owner_replace_nothing() {
     let late = complete(&old, 1).await;
     assert!(late.is_err(), "{late:?}");
     let lost = OperationTerminalOutcome::Terminated { reason: "owner lost".into() };
-    let last = registry(&after.crash()).await;
-    assert_eq!(last.watch(op(1)).await.unwrap(), lost);
-    assert_eq!(last.watch(op(2)).await.unwrap(), completed());
+    let third = registry(&after.crash()).await;
+    assert_eq!(third.watch(op(1)).await.unwrap(), lost);
+    assert_eq!(third.watch(op(2)).await.unwrap(), completed());
 }
 
 // OC 88
