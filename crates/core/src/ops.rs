@@ -276,6 +276,11 @@ impl Session {
         self.owes_wake() && self.ops.wakes < self.limits.attempts && self.gate == Gate::Open && !self.held
     }
 
+    /// How many operations are under way.
+    pub fn active_operations(&self) -> u32 {
+        self.ops.active
+    }
+
     /// The operations of the session, by display name and id.
     pub fn operations(&self) -> Vec<Operation> {
         let mut operations: Vec<_> = self.ops.by_id.values().cloned().collect();

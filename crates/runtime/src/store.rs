@@ -181,7 +181,8 @@ impl SessionStatus {
             held: session.is_held(),
             open_inputs: session.open_inputs(),
             running: session.current_run().is_some(),
-            pending: session.is_pending(),
+            // What is under way dies with its process, and then the session is to hear of it.
+            pending: session.is_pending() || session.active_operations() > 0,
             due_at: session.pending_at(),
             agent: session.agent().cloned(),
         }

@@ -230,6 +230,17 @@ async fn a_crash_ends_what_was_under_way_and_the_session_hears_of_it() {
     assert_eq!(entries.iter().filter(|entry| entry.record.name() == "operation_ended").count(), 100);
 }
 
+// G18, G27: a restart needs nobody to ask, also if nothing but an operation was under way.
+#[tokio::test(start_paused = true)]
+async fn a_restart_resumes_a_session_that_only_waits_for_an_operation() {
+    let rig = Rig::new();
+    begin(&registry(&rig).await, 1).await;
+    let after = rig.crash();
+    assert_eq!(after.adapter.resume_pending().await.unwrap(), 1);
+    let entries = windlass_runtime::store::Store::read(&*rig.store, session(1), Seq::ZERO, 100).await.unwrap();
+    assert_eq!(entries.last().unwrap().record.name(), "operation_ended", "nobody asked");
+}
+
 // CPU of an idle process: nothing turns while completions and passive inputs wait (S 125).
 #[tokio::test(start_paused = true)]
 async fn sessions_with_pending_completions_and_nobody_to_run_them_turn_no_loops() {
