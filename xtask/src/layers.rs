@@ -41,7 +41,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("windlass-sqlite", &["windlass-core", "windlass-runtime"]),
     ("windlass-peers", &["windlass-core", "windlass-runtime"]),
     ("windlass-agent", &["windlass-core", "windlass-runtime"]),
-    ("windlass", &["windlass-core", "windlass-runtime", "windlass-sqlite", "windlass-agent"]),
+    ("windlass", &["windlass-core", "windlass-runtime", "windlass-sqlite", "windlass-agent", "windlass-peers"]),
     ("windlass-cli", &["windlass"]),
     ("windlass-bench", &["windlass-core", "windlass-runtime", "windlass-sqlite"]),
     ("xtask", &[]),

@@ -18,6 +18,8 @@ use std::{
 pub(crate) struct Ops {
     by_id: BTreeMap<OperationId, Operation>,
     active: u32,
+    /// How many of those have lost their producer.
+    orphans: u32,
     /// Those that are over and still kept, oldest first.
     over: VecDeque<OperationId>,
     feed: VecDeque<Arc<CompletionEntry>>,
@@ -51,7 +53,8 @@ impl Ops {
 
     /// The first moment at which an operation whose producer is gone is given up.
     fn first_orphan(&self) -> Option<(Timestamp, OperationId)> {
-        if self.active == 0 {
+        // Asked after every step: with no orphan there is nothing to look through.
+        if self.orphans == 0 {
             return None;
         }
         self.by_id.values().filter_map(|op| op.orphaned_until.map(|at| (at, op.spec.id))).min()
@@ -369,9 +372,12 @@ impl Session {
                         }
                         op.progress.push(update.clone());
                     }
-                    Record::OperationOrphaned { until, .. } => op.orphaned_until = Some(*until),
+                    Record::OperationOrphaned { until, .. } => {
+                        self.ops.orphans += u32::from(op.orphaned_until.replace(*until).is_none());
+                    }
                     Record::OperationAdopted { incarnation, .. } => {
-                        (op.incarnation, op.orphaned_until) = (*incarnation, None);
+                        op.incarnation = *incarnation;
+                        self.ops.orphans -= u32::from(op.orphaned_until.take().is_some());
                     }
                     _ => unreachable!("matched above"),
                 }
@@ -389,7 +395,7 @@ impl Session {
         let op = op.ok_or("an operation ends that is not under way")?;
         op.status = entry.terminal_outcome.status();
         op.completion = Some(Arc::clone(entry));
-        op.orphaned_until = None;
+        self.ops.orphans -= u32::from(op.orphaned_until.take().is_some());
         self.ops.active -= 1;
         self.ops.watermark = entry.seq;
         if entry.kind == OperationKind::BackgroundToolOp {

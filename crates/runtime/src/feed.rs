@@ -65,6 +65,11 @@ impl FeedHub {
         self.completed.send_if_modified(|known| std::mem::replace(known, watermark) != watermark);
     }
 
+    /// Tells those who wait for operations that the session is let go, so that they look at it and hear so.
+    pub(crate) fn let_go(&self) {
+        self.completed.send_modify(|_| {});
+    }
+
     /// Hears of completions from now on.
     pub(crate) fn completions(&self) -> watch::Receiver<CompletionSeq> {
         self.completed.subscribe()

@@ -171,7 +171,8 @@ struct Waits {
 
 impl Waits {
     async fn begin(registry: &OpsLifecycleRegistry, ids: &[OperationId]) -> Result<Waits, OpsError> {
-        let announced = registry.session.hub().completions();
+        let mut announced = registry.session.hub().completions();
+        announced.borrow_and_update();
         let mut waits = Waits { open: ids.to_vec(), over: BTreeMap::new(), seen: CompletionSeq::default(), announced };
         waits.open.sort_unstable();
         waits.open.dedup();
@@ -201,8 +202,10 @@ impl Waits {
     /// Waits for the feed to advance, and takes from it what is waited for.
     async fn advance(&mut self, registry: &OpsLifecycleRegistry) -> Result<(), OpsError> {
         let seen = self.seen;
-        // An error says that the session was let go; looking at it opens it again, or says why not.
-        drop(self.announced.wait_for(|seq| *seq != seen).await);
+        // Whatever is announced after the last look is news, also that the session is let go: the next look says why. An
+        // error says that the session is forgotten, and the look says that.
+        drop(self.announced.changed().await);
+        self.announced.borrow_and_update();
         let batch = registry.session.look(move |session| session.completions_since(seen)).await?;
         // Too much has happened, or a reset has begun a new order.
         if batch.lagged_to.is_some() || batch.watermark < seen {
@@ -249,13 +252,14 @@ impl CompletionFeed {
     /// [`SessionError`], as for every call.
     pub async fn wait_for_advance(&self, after: CompletionSeq) -> Result<CompletionSeq, SessionError> {
         let mut announced = self.session.hub().completions();
-        let watermark = self.watermark().await?;
-        if watermark > after {
-            return Ok(watermark);
-        }
-        match announced.wait_for(|seq| *seq > after).await {
-            Ok(seq) => Ok(*seq),
-            Err(_) => Err(SessionError::Draining),
+        loop {
+            announced.borrow_and_update();
+            let watermark = self.watermark().await?;
+            if watermark > after {
+                return Ok(watermark);
+            }
+            // As for every wait: what is announced after the look is news.
+            drop(announced.changed().await);
         }
     }
 }

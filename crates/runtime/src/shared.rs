@@ -79,6 +79,9 @@ impl Shared {
     pub(crate) fn let_go(&self, slot: &Arc<Slot>, reason: &'static str) {
         let mut slots = self.slots();
         slot.let_go();
+        if let Some(hub) = slot.hub() {
+            hub.let_go();
+        }
         if slots.get(&slot.id).is_some_and(|known| Arc::ptr_eq(known, slot)) {
             slots.remove(&slot.id);
         }

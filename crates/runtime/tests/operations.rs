@@ -241,6 +241,23 @@ async fn a_restart_resumes_a_session_that_only_waits_for_an_operation() {
     assert_eq!(entries.last().unwrap().record.name(), "operation_ended", "nobody asked");
 }
 
+// OC 17: a wait neither spins nor hangs, whatever the session has seen before, and hears when it is let go.
+#[tokio::test(start_paused = true)]
+async fn a_wait_that_begins_after_other_completions_waits_and_hears_of_the_end_of_its_session() {
+    let rig = Rig::new();
+    let ops = registry(&rig).await;
+    begin(&ops, 1).await;
+    complete(&ops, 1).await;
+    begin(&ops, 2).await;
+    let (watching, following) = (ops.clone(), ops.completion_feed());
+    let watch = tokio::spawn(async move { watching.watch(op(2)).await });
+    let follow = tokio::spawn(async move { following.wait_for_advance(CompletionSeq(1)).await });
+    tokio::time::sleep(10 * SECOND).await;
+    assert!(!watch.is_finished() && !follow.is_finished());
+    rig.adapter.unregister_session(session(1)).await.unwrap();
+    assert!(watch.await.unwrap().is_err() && follow.await.unwrap().is_err(), "told, not forgotten");
+}
+
 // CPU of an idle process: nothing turns while completions and passive inputs wait (S 125).
 #[tokio::test(start_paused = true)]
 async fn sessions_with_pending_completions_and_nobody_to_run_them_turn_no_loops() {
