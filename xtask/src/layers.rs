@@ -42,7 +42,13 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("windlass-peers", &["windlass-core", "windlass-runtime"]),
     ("windlass-agent", &["windlass-core", "windlass-runtime"]),
     ("windlass", &["windlass-core", "windlass-runtime", "windlass-sqlite", "windlass-agent", "windlass-peers"]),
-    ("windlass-cli", &["windlass"]),
+    ("windlass-api", &["windlass-core"]),
+    ("windlass-client", &["windlass-core", "windlass-api"]),
+    (
+        "windlass-server",
+        &["windlass-core", "windlass-runtime", "windlass-sqlite", "windlass-agent", "windlass-peers", "windlass-api"],
+    ),
+    ("windlass-cli", &["windlass", "windlass-api", "windlass-client", "windlass-server"]),
     ("windlass-bench", &["windlass-core", "windlass-runtime", "windlass-sqlite"]),
     ("xtask", &[]),
 ];
