@@ -7,6 +7,7 @@
 
 pub mod builtin;
 pub mod command;
+mod egress;
 pub mod eliza;
 mod factory;
 mod jobs;
@@ -15,6 +16,7 @@ mod program;
 pub mod transcript;
 
 pub use builtin::BuiltinAgent;
+pub use egress::{AllowedHost, Egress, EgressRules, NotAHost, UrlNotAllowed};
 pub use factory::{BuiltinFactory, ProcessFactory};
 pub use process::ProcessExecutor;
 pub use program::Program;
