@@ -1,0 +1,180 @@
+//! How are words of the core described in the OpenAPI document?
+//!
+//! The core derives no schemas. Each type here stands for one of its types, under the same name.
+
+#![expect(missing_docs, reason = "the doc comments are the document's descriptions; variants are the words themselves")]
+#![allow(unreachable_pub, clippy::missing_docs_in_private_items)]
+
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{
+        KnownFormat, ObjectBuilder, RefOr, Schema, SchemaFormat,
+        schema::{AdditionalProperties, SchemaType, Type},
+    },
+};
+
+macro_rules! text {
+    ($($(#[doc = $doc:literal])* $name:ident { $($set:ident($value:expr)),* };)+) => {$(
+        $(#[doc = $doc])*
+        #[derive(Debug)]
+        pub struct $name;
+
+        impl PartialSchema for $name {
+            fn schema() -> RefOr<Schema> {
+                let text = ObjectBuilder::new().schema_type(Type::String);
+                let text = text.description(Some(concat!($($doc),*).trim()));
+                $(let text = text.$set($value);)*
+                text.into()
+            }
+        }
+
+        impl ToSchema for $name {}
+    )+};
+}
+
+fn uuid() -> SchemaFormat {
+    SchemaFormat::Custom("uuid".into())
+}
+
+text! {
+    /// One agent's durable conversation and queue.
+    SessionId { format(Some(uuid())) };
+    /// One input.
+    InputId { format(Some(uuid())) };
+    /// One run; the same over all its attempts.
+    RunId { format(Some(uuid())) };
+    /// One background operation.
+    OperationId { format(Some(uuid())) };
+    /// A UUID.
+    Uuid { format(Some(uuid())) };
+    /// A session: its id, or its name.
+    SessionName { pattern(Some("^[A-Za-z0-9_-]{1,64}$")), max_length(Some(64)) };
+    /// A name.
+    Name { pattern(Some("^[A-Za-z0-9_.-]{1,64}$")), max_length(Some(64)) };
+    /// A short word.
+    Word { min_length(Some(1)), max_length(Some(64)) };
+    /// A policy: its name, or `name@version`.
+    PolicyRef { pattern(Some("^[A-Za-z0-9_.-]{1,64}(@[0-9]{1,18})?$")) };
+    /// 1 to 255 visible ASCII characters.
+    Key { pattern(Some("^[!-~]{1,255}$")) };
+    /// The BLAKE3 hash of the bytes, in lower-case hex.
+    BlobId { pattern(Some("^[0-9a-f]{64}$")) };
+    /// A moment, in UTC.
+    Moment { format(Some(SchemaFormat::KnownFormat(KnownFormat::DateTime))) };
+    /// What a token may do, for example `inputs:write`.
+    Scope { pattern(Some("^[a-z]+:[a-z*]+$")) };
+}
+
+impl PartialSchema for crate::Time {
+    fn schema() -> RefOr<Schema> {
+        Moment::schema()
+    }
+}
+
+impl ToSchema for crate::Time {}
+
+/// Any JSON.
+#[derive(Debug)]
+pub struct AnyJson;
+
+impl PartialSchema for AnyJson {
+    fn schema() -> RefOr<Schema> {
+        ObjectBuilder::new().schema_type(SchemaType::AnyValue).description(Some("Any JSON.")).into()
+    }
+}
+
+impl ToSchema for AnyJson {}
+
+/// Labels: names and values.
+#[derive(Debug)]
+pub struct Labels;
+
+impl PartialSchema for Labels {
+    fn schema() -> RefOr<Schema> {
+        let value: Schema = ObjectBuilder::new().schema_type(Type::String).max_length(Some(64)).into();
+        let name: Schema = ObjectBuilder::new().schema_type(Type::String).pattern(Some("^[!-~]{1,64}$")).into();
+        ObjectBuilder::new()
+            .schema_type(Type::Object)
+            .property_names(Some(name))
+            .additional_properties(Some(AdditionalProperties::RefOr(value.into())))
+            .max_properties(Some(64))
+            .into()
+    }
+}
+
+impl ToSchema for Labels {}
+
+macro_rules! words {
+    ($($(#[$doc:meta])* $name:ident { $($word:ident),+ $(,)? })+) => {$(
+        $(#[$doc])*
+        #[derive(Debug, ToSchema)]
+        #[expect(non_camel_case_types, reason = "the words as they are written on the wire")]
+        pub enum $name { $($word),+ }
+    )+};
+}
+
+words! {
+    /// What a session is doing.
+    RuntimeState { initializing, idle, attached, running, recovering, retired, stopped, destroyed }
+    /// Whether a session takes inputs.
+    Gate { open, retired, stopped, destroyed }
+    /// Where an input is in its life.
+    InputState { accepted, queued, staged, applied_pending_consumption, consumed, superseded, coalesced, abandoned }
+    /// Where an input waits while a run is on: `steer` joins the running run.
+    HandlingMode { queue, steer }
+    /// What becomes of the inputs of a cancelled run.
+    Disposition { drop, requeue }
+    /// The kind of an operation.
+    OperationKind { mob_member_child, background_tool_op }
+    /// Where an operation is in its life.
+    OperationStatus { provisioning, running, retiring, completed, failed, aborted, cancelled, retired, terminated }
+    /// The kind of an input, as policies know it.
+    InputKind {
+        prompt, peer_message, peer_request, peer_response_progress, peer_response_terminal, flow_step, external_event,
+        continuation, operation,
+    }
+    /// Where an input comes from.
+    SourceKind { operator, peer, flow, system, external }
+    /// Where an admitted input goes.
+    Deliver { next_run, checkpoint, with_next_run, context, ignore }
+    /// What is done with an input that arrives while a run is on.
+    OnBusy { wait, interrupt, reject }
+    /// Who may go past an input that backs off.
+    Overtake { never, other_sources, always }
+    /// How far a request is.
+    ProgressPhase { accepted, in_progress, partial_result }
+    /// How a request ended.
+    TerminalStatus { completed, failed, cancelled }
+    /// What became of a background operation.
+    OpEvent { started, progress, completed, failed, cancelled }
+}
+
+/// What a policy decided about an input.
+#[derive(Debug, ToSchema)]
+pub struct Decision {
+    pub deliver: Deliver,
+    /// Whether it may start a run by itself.
+    pub wake: bool,
+    pub on_busy: OnBusy,
+    /// What becomes of one of the same scope that waits: `keep`, `supersede`, or an object.
+    #[schema(value_type = AnyJson)]
+    pub merge: AnyJson,
+    /// Higher goes first.
+    pub priority: u8,
+    pub overtake: Overtake,
+    /// Whether it stands in the transcript.
+    pub record_transcript: bool,
+    /// Whether the operator is shown what it leads to.
+    pub emit_operator_content: bool,
+    /// The version of the table that decided.
+    pub policy_version: u64,
+}
+
+/// How far an operation is.
+#[derive(Debug, ToSchema)]
+pub struct OperationProgress {
+    /// In words.
+    pub message: String,
+    /// In percent, where known.
+    pub percent: Option<f32>,
+}
