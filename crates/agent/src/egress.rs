@@ -45,6 +45,37 @@ pub struct EgressRules {
     pub allow: Vec<AllowedHost>,
 }
 
+impl EgressRules {
+    /// Whether a URL may be connected to, as far as the URL itself tells.
+    ///
+    /// # Errors
+    /// [`UrlNotAllowed`] says what about it.
+    pub fn check(&self, url: &Url) -> Result<(), UrlNotAllowed> {
+        let host = url.host_str().filter(|host| !host.is_empty()).ok_or(UrlNotAllowed::NoHost)?;
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(UrlNotAllowed::Credentials);
+        }
+        let port = url.port_or_known_default().unwrap_or(0);
+        let named = |allowed: &AllowedHost| {
+            allowed.host == host.trim_end_matches('.') && allowed.port.is_none_or(|only| only == port)
+        };
+        if self.allow.iter().any(named) && matches!(url.scheme(), "http" | "https") {
+            return Ok(());
+        }
+        if url.scheme() != "https" {
+            return Err(UrlNotAllowed::Scheme { scheme: url.scheme().to_owned() });
+        }
+        if !PORTS.contains(&port) {
+            return Err(UrlNotAllowed::Port { port });
+        }
+        let literal: Option<IpAddr> = host.trim_start_matches('[').trim_end_matches(']').parse().ok();
+        match literal.and_then(|address| Some((address, denied(address)?))) {
+            Some((address, range)) => Err(UrlNotAllowed::Address { host: host.to_owned(), address, range }),
+            None => Ok(()),
+        }
+    }
+}
+
 /// A host that somebody allowed by name or address, with all its ports or one: `localhost`, `127.0.0.1:8080`,
 /// `[::1]:8080`.
 ///
@@ -195,34 +226,13 @@ impl Egress {
         Ok(self.client.request(method, url))
     }
 
-    /// Whether a URL may be connected to, as far as the URL itself tells; what its name resolves to is judged when it
-    /// is dialled, and refused then as an error that [`Egress::refusal`] finds.
+    /// As [`EgressRules::check`]; what the name resolves to is judged when it is dialled, and refused then as an error
+    /// that [`Egress::refusal`] finds.
     ///
     /// # Errors
-    /// [`UrlNotAllowed`] says what about it.
+    /// As there.
     pub fn check(&self, url: &Url) -> Result<(), UrlNotAllowed> {
-        let host = url.host_str().filter(|host| !host.is_empty()).ok_or(UrlNotAllowed::NoHost)?;
-        if !url.username().is_empty() || url.password().is_some() {
-            return Err(UrlNotAllowed::Credentials);
-        }
-        let port = url.port_or_known_default().unwrap_or(0);
-        let named = |allowed: &AllowedHost| {
-            allowed.host == host.trim_end_matches('.') && allowed.port.is_none_or(|only| only == port)
-        };
-        if self.rules.allow.iter().any(named) && matches!(url.scheme(), "http" | "https") {
-            return Ok(());
-        }
-        if url.scheme() != "https" {
-            return Err(UrlNotAllowed::Scheme { scheme: url.scheme().to_owned() });
-        }
-        if !PORTS.contains(&port) {
-            return Err(UrlNotAllowed::Port { port });
-        }
-        let literal: Option<IpAddr> = host.trim_start_matches('[').trim_end_matches(']').parse().ok();
-        match literal.and_then(|address| Some((address, denied(address)?))) {
-            Some((address, range)) => Err(UrlNotAllowed::Address { host: host.to_owned(), address, range }),
-            None => Ok(()),
-        }
+        self.rules.check(url)
     }
 
     /// The refusal inside a client's error, if it was refused because of what a name resolved to.

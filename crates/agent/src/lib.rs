@@ -7,16 +7,23 @@
 
 pub mod builtin;
 pub mod command;
+mod complaints;
+pub mod config;
 mod egress;
 pub mod eliza;
+mod exchange;
 mod factory;
+mod http;
 mod jobs;
 pub mod process;
 mod program;
 pub mod transcript;
+mod worker;
 
 pub use builtin::BuiltinAgent;
 pub use egress::{AllowedHost, Egress, EgressRules, NotAHost, UrlNotAllowed};
 pub use factory::{BuiltinFactory, ProcessFactory};
+pub use http::{Endpoint, HttpExecutor, NotASecret, WebhookSecret};
 pub use process::ProcessExecutor;
 pub use program::Program;
+pub use worker::{Crew, ProcessWorker};

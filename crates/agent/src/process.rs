@@ -8,8 +8,8 @@
 //! `{"session", "run", "attempt", "effect_key", "kind", "text", "inputs": [{"id", "kind", "text"}],
 //! "context": [{"id", "kind", "text"}], "resumes_after"}`; `effect_key` is the same for every attempt.
 //!
-//! Standard output: a JSON object with any of `text`, `structured`, `message_count` and `delta`, or plain text, or
-//! nothing.
+//! Standard output: a JSON object with any of `text`, `structured`, `message_count`, `delta` and `pending` (the outside
+//! tool that it waits for: `{"tool_name", "args"}`), or plain text, or nothing.
 //!
 //! | what happens | what becomes of the attempt |
 //! |---|---|
@@ -28,18 +28,14 @@
 //! taken for hung; a line on standard error now and then says that it is not.
 
 use crate::{
-    program::{Finished, Program, ProgramError, STDERR_TAIL, run},
-    transcript::{Message, notices, said},
+    complaints::Complaints,
+    exchange::{Answer, Minutes, protocol_error, told},
+    program::{Finished, Program, ProgramError, run},
 };
 use async_trait::async_trait;
-use serde::{Deserialize, Serialize};
-use serde_json::{Value, json, value::RawValue};
-use std::{io::ErrorKind, sync::Arc};
-use windlass_core::{Accepted, BoundaryOutput, JsonText, RunResult, Terminal};
+use serde_json::Value;
+use std::{io::ErrorKind, process::ExitStatus};
 use windlass_runtime::{CoreApplyOutput, CoreExecutor, CoreExecutorError, Turn};
-
-/// Lines of standard error logged per execution; what is beyond is counted.
-const LOGGED_LINES: usize = 1000;
 
 /// Runs each attempt as one execution of a program.
 #[derive(Clone, Debug)]
@@ -57,7 +53,7 @@ impl ProcessExecutor {
 #[async_trait]
 impl CoreExecutor for ProcessExecutor {
     async fn apply(&self, turn: Turn) -> Result<CoreApplyOutput, CoreExecutorError> {
-        let request = serde_json::to_vec(&request(&turn)).expect("text and numbers are always JSON");
+        let request = serde_json::to_vec(&told(&turn)).expect("text and numbers are always JSON");
         let mut complaints = Complaints::default();
         let finished = tokio::select! {
             biased;
@@ -70,78 +66,43 @@ impl CoreExecutor for ProcessExecutor {
             Ok(finished) => output(&finished, &complaints)?,
             Err(error) => return Err(failure(&error, &complaints)),
         };
-        // The program was told of them, and has answered.
-        if let Some(last) = turn.inputs().iter().filter_map(|accepted| notices(&accepted.input).last()).next_back() {
-            turn.applied(last.seq).await?;
-        }
-        Ok(CoreApplyOutput { boundary: boundary(&turn, output.as_ref()), terminal: terminal(output) })
+        Minutes::of(&turn).end(&turn, output).await
     }
 }
 
-/// What the program is told.
-fn request(turn: &Turn) -> Value {
-    let listed = |accepted: &Arc<Accepted>| {
-        let input = &accepted.input;
-        json!({ "id": input.id(), "kind": input.kind(), "text": said(input) })
-    };
-    let inputs: Vec<Value> = turn.inputs().iter().map(listed).collect();
-    let context: Vec<Value> = turn.context().iter().map(listed).collect();
-    json!({
-        "session": turn.session(),
-        "run": turn.run(),
-        "attempt": turn.attempt(),
-        "effect_key": turn.effect_key().to_string(),
-        "kind": turn.kind(),
-        "text": turn.primitive().text(),
-        "inputs": inputs,
-        "context": context,
-        "resumes_after": turn.resumes_after(),
-    })
-}
-
-/// What the program answers.
-#[derive(Debug, Default, Deserialize)]
-struct Answer {
-    #[serde(default)]
-    text: Option<String>,
-    #[serde(default)]
-    structured: Option<Value>,
-    #[serde(default)]
-    message_count: Option<u64>,
-    #[serde(default)]
-    delta: Option<Box<RawValue>>,
-}
-
-/// An answer understood; none: the program had nothing to say.
-fn output(finished: &Finished, complaints: &Complaints) -> Result<Option<Answer>, CoreExecutorError> {
+/// An answer understood; an empty one if the program had nothing to say.
+fn output(finished: &Finished, complaints: &Complaints) -> Result<Answer, CoreExecutorError> {
     if !finished.status.success() {
-        let error = complaints.quoted(&format!("{}", finished.status));
-        return Err(match finished.status.code() {
-            Some(65 | 78) => CoreExecutorError::fatal(format!("executor_refused: {error}")),
-            _ => CoreExecutorError::retryable(format!("executor_failed: {error}")),
-        });
+        return Err(ended(finished.status, complaints));
     }
-    let protocol = |detail: String| CoreExecutorError::fatal(format!("executor_protocol_error: {detail}"));
     let text = str::from_utf8(&finished.stdout)
-        .map_err(|error| protocol(format!("standard output is no UTF-8 at byte {}", error.valid_up_to())))?;
+        .map_err(|error| protocol_error(format!("standard output is no UTF-8 at byte {}", error.valid_up_to())))?;
     let text = text.trim_end_matches(['\r', '\n']);
     if text.trim().is_empty() {
-        return Ok(None);
+        return Ok(Answer::default());
     }
     let plain = || Answer { text: Some(text.to_owned()), ..Answer::default() };
     // Words that happen to begin with a brace, and objects that are no answer of ours, are words.
-    let known = |object: &serde_json::Map<String, Value>| {
-        ["text", "structured", "message_count", "delta"].iter().any(|member| object.contains_key(*member))
-    };
+    let known =
+        |object: &serde_json::Map<String, Value>| Answer::MEMBERS.iter().any(|member| object.contains_key(*member));
     match serde_json::from_str::<Value>(text) {
         Ok(Value::Object(object)) if known(&object) => {
-            serde_json::from_str(text).map(Some).map_err(|error| protocol(format!("the answer's {error}")))
+            serde_json::from_str(text).map_err(|error| protocol_error(format!("the answer's {error}")))
         }
-        _ => Ok(Some(plain())),
+        _ => Ok(plain()),
     }
 }
 
-fn failure(error: &ProgramError, complaints: &Complaints) -> CoreExecutorError {
+/// What its end means, where it should not have ended so.
+pub(crate) fn ended(status: ExitStatus, complaints: &Complaints) -> CoreExecutorError {
+    let error = complaints.quoted(&status.to_string());
+    match status.code() {
+        Some(65 | 78) => CoreExecutorError::fatal(format!("executor_refused: {error}")),
+        _ => CoreExecutorError::retryable(format!("executor_failed: {error}")),
+    }
+}
+
+pub(crate) fn failure(error: &ProgramError, complaints: &Complaints) -> CoreExecutorError {
     let words = complaints.quoted(&error.to_string());
     match error {
         ProgramError::Empty => CoreExecutorError::fatal(format!("executor_spawn_failed: {words}")),
@@ -158,82 +119,13 @@ fn failure(error: &ProgramError, complaints: &Complaints) -> CoreExecutorError {
     }
 }
 
-/// What is committed: the program's own delta, or the conversation as we heard it.
-fn boundary(turn: &Turn, answer: Option<&Answer>) -> BoundaryOutput {
-    let mut messages: Vec<Message> = turn.inputs().iter().map(|accepted| Message::heard(&accepted.input)).collect();
-    if let Some(text) = answer.and_then(|answer| answer.text.as_ref()) {
-        messages.push(Message::assistant(text));
-    }
-    let count = answer.and_then(|answer| answer.message_count).unwrap_or(messages.len() as u64);
-    let own = answer.and_then(|answer| answer.delta.as_ref());
-    let delta = match own {
-        Some(delta) => JsonText::encode(delta),
-        None => JsonText::encode(&json!({ "messages": messages })),
-    };
-    let delta = delta.expect("it was JSON before, or is made of text");
-    BoundaryOutput { message_count: count, conversation_digest: None, delta: Some(delta) }
-}
-
-fn terminal(answer: Option<Answer>) -> Terminal {
-    match answer {
-        Some(Answer { text, structured, .. }) if text.is_some() || structured.is_some() => {
-            Terminal::Result(Arc::new(RunResult { text: text.unwrap_or_default(), structured }))
-        }
-        _ => Terminal::NoResult,
-    }
-}
-
-/// What the program says on standard error: logged line by line, its end kept for errors.
-#[derive(Default)]
-struct Complaints {
-    lines: usize,
-    tail: String,
-}
-
-#[derive(Serialize)]
-struct Progress<'l> {
-    stderr: &'l str,
-}
-
-impl Complaints {
-    fn hear(&mut self, turn: &Turn, line: &str) {
-        self.lines += 1;
-        if self.lines <= LOGGED_LINES {
-            tracing::info!(target: "windlass::executor", session = %turn.session(), run = %turn.run(), "{line}");
-        }
-        if let Ok(progress) = JsonText::encode(&Progress { stderr: line }) {
-            turn.progress(progress);
-        }
-        self.keep(line);
-    }
-
-    fn keep(&mut self, line: &str) {
-        if !self.tail.is_empty() {
-            self.tail.push('\n');
-        }
-        self.tail.push_str(line);
-        if let Some(over) = self.tail.len().checked_sub(STDERR_TAIL) {
-            let cut = (over..=self.tail.len()).find(|at| self.tail.is_char_boundary(*at)).unwrap_or(over);
-            self.tail.drain(..cut);
-        }
-    }
-
-    fn close(&self, turn: &Turn) {
-        if let Some(more @ 1..) = self.lines.checked_sub(LOGGED_LINES) {
-            tracing::info!(target: "windlass::executor", session = %turn.session(), run = %turn.run(), "{more} more lines");
-        }
-    }
-
-    /// The words, and the end of what the program complained of.
-    fn quoted(&self, words: &str) -> String {
-        if self.tail.is_empty() { words.to_owned() } else { format!("{words}; it said: {}", self.tail) }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::{os::unix::process::ExitStatusExt, process::ExitStatus};
+    use crate::exchange::terminal;
+    use serde_json::json;
+    use std::{os::unix::process::ExitStatusExt, sync::Arc};
+    use windlass_core::{PendingTool, RunResult, Terminal};
 
     fn class(error: &CoreExecutorError) -> &'static str {
         match error {
@@ -248,7 +140,8 @@ mod tests {
 
     #[test]
     fn endings_become_classes_and_codes() {
-        let said = Complaints { lines: 1, tail: "no such model".into() };
+        let mut said = Complaints::default();
+        said.keep("no such model");
         for (finished, expected) in [
             (exit(1, b"ignored"), "retryable executor_failed: exit status: 1; it said: no such model"),
             (exit(65, b""), "final executor_refused: exit status: 65; it said: no such model"),
@@ -304,15 +197,8 @@ mod tests {
         let structured =
             Terminal::Result(Arc::new(RunResult { text: String::new(), structured: Some(json!({"a": 1})) }));
         assert_eq!(text(r#"{"structured": {"a": 1}}"#), structured);
-    }
-
-    #[test]
-    fn the_end_of_what_it_complains_of_is_kept() {
-        let mut complaints = Complaints::default();
-        for _ in 0..1000 {
-            complaints.keep("äöü");
-        }
-        complaints.keep("the reason");
-        assert!(complaints.tail.len() <= STDERR_TAIL && complaints.tail.ends_with("äöü\nthe reason"));
+        let tool = PendingTool { tool_name: "ask_human".into(), args: json!({ "q": 1 }) };
+        let asks = r#"{"text": "?", "pending": {"tool_name": "ask_human", "args": {"q": 1}}}"#;
+        assert_eq!(text(asks), Terminal::CallbackPending(Arc::new(tool)));
     }
 }

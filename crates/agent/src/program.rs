@@ -21,12 +21,10 @@ use tokio::{
 /// Variables handed on from our own environment, beside every `LC_*`: what nearly every program needs and no secret.
 const INHERITED: [&str; 5] = ["PATH", "HOME", "LANG", "TMPDIR", "TZ"];
 /// How long a program may live on after it closed its standard output.
-const CLOSING: Duration = Duration::from_secs(2);
+pub(crate) const CLOSING: Duration = Duration::from_secs(2);
 /// How long is still read after the program is gone and its group killed. Only a process that left the group can
 /// hold the pipes open then.
 const DRAINING: Duration = Duration::from_secs(1);
-/// The end of standard error that errors quote.
-pub(crate) const STDERR_TAIL: usize = 1024;
 /// Longer lines of standard error are cut, so that a program without line ends cannot fill memory.
 const STDERR_LINE: usize = 4096;
 
@@ -102,7 +100,7 @@ pub(crate) async fn run(
     let mut stdout = None;
     let mut reading = pin!(read_capped(&mut answer, program.stdout_limit));
     let mut silent = false;
-    let mut listening = pin!(read_lines(&mut complaints, &mut stderr));
+    let mut complaints = Lines::new(&mut complaints);
     let mut status = None;
     let mut deadline = program.time_limit.map(|limit| (Instant::now() + limit, Late::Running(limit)));
 
@@ -110,7 +108,10 @@ pub(crate) async fn run(
         let at = deadline.map(|(at, _)| at);
         tokio::select! {
             () = &mut feeding, if !told => told = true,
-            () = &mut listening, if !silent => silent = true,
+            line = complaints.next(), if !silent => match line {
+                Some(line) => stderr(&line),
+                None => silent = true,
+            },
             read = &mut reading, if stdout.is_none() => {
                 stdout = Some(read?);
                 if status.is_none() {
@@ -153,13 +154,13 @@ enum Late {
 }
 
 /// A program and all it starts, killed together when this is dropped.
-struct Group {
-    child: Box<dyn ChildWrapper>,
+pub(crate) struct Group {
+    pub(crate) child: Box<dyn ChildWrapper>,
     ended: bool,
 }
 
 impl Group {
-    fn spawn(program: &Program) -> Result<Group, ProgramError> {
+    pub(crate) fn spawn(program: &Program) -> Result<Group, ProgramError> {
         let (name, arguments) = program.argv.split_first().ok_or(ProgramError::Empty)?;
         let mut command = CommandWrap::with_new(name, |command| {
             command.args(arguments).env_clear().envs(inherited()).envs(program.env.iter().map(|(k, v)| (k, v)));
@@ -177,11 +178,11 @@ impl Group {
 
     /// Waits for the program itself, not for what it left behind: waiting for the whole group would wait for ever for
     /// a background child where we are process 1 of a container.
-    async fn wait(&mut self) -> io::Result<ExitStatus> {
+    pub(crate) async fn wait(&mut self) -> io::Result<ExitStatus> {
         self.child.inner_mut().wait().await
     }
 
-    fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         if !self.ended {
             // An error means that nobody is left. Once is enough and more would be wrong: when the group is empty,
             // its number may be given to somebody else.
@@ -210,22 +211,47 @@ async fn read_capped(pipe: &mut (impl AsyncRead + Unpin), limit: usize) -> Resul
     if read.len() > limit { Err(ProgramError::TooMuchOutput { limit }) } else { Ok(read) }
 }
 
-/// Hands on lines until the pipe ends or breaks; what is no UTF-8 is replaced.
-async fn read_lines(pipe: &mut (impl AsyncRead + Unpin), line: &mut impl FnMut(&str)) {
-    let mut pending: Vec<u8> = Vec::new();
-    let mut chunk = [0u8; STDERR_LINE];
-    while let Ok(read @ 1..) = pipe.read(&mut chunk).await {
-        for piece in chunk[..read].split_inclusive(|byte| *byte == b'\n') {
-            let room = STDERR_LINE - pending.len();
-            pending.extend_from_slice(&piece[..piece.len().min(room)]);
-            if piece.ends_with(b"\n") {
-                line(String::from_utf8_lossy(&pending).trim_end());
-                pending.clear();
+/// The lines of a pipe, cut to a few KiB, without their line ends; what is no UTF-8 is replaced.
+pub(crate) struct Lines<P> {
+    pipe: P,
+    chunk: Vec<u8>,
+    /// How much of the chunk has been looked at.
+    at: usize,
+    pending: Vec<u8>,
+}
+
+impl<P: AsyncRead + Unpin> Lines<P> {
+    pub(crate) fn new(pipe: P) -> Lines<P> {
+        Lines { pipe, chunk: Vec::with_capacity(STDERR_LINE), at: 0, pending: Vec::new() }
+    }
+
+    /// The next line; none when the pipe has ended or broken. Cancel-safe: what was read is kept.
+    pub(crate) async fn next(&mut self) -> Option<String> {
+        loop {
+            while self.at < self.chunk.len() {
+                let rest = &self.chunk[self.at..];
+                let piece = rest.iter().position(|byte| *byte == b'\n').map_or(rest, |end| &rest[..=end]);
+                let room = STDERR_LINE - self.pending.len();
+                self.pending.extend_from_slice(&piece[..piece.len().min(room)]);
+                self.at += piece.len();
+                if piece.ends_with(b"\n") {
+                    return Some(self.take());
+                }
+            }
+            self.at = 0;
+            self.chunk.clear();
+            match self.pipe.read_buf(&mut self.chunk).await {
+                Ok(1..) => {}
+                _ if self.pending.is_empty() => return None,
+                _ => return Some(self.take()),
             }
         }
     }
-    if !pending.is_empty() {
-        line(String::from_utf8_lossy(&pending).trim_end());
+
+    fn take(&mut self) -> String {
+        let line = String::from_utf8_lossy(&self.pending).trim_end().to_owned();
+        self.pending.clear();
+        line
     }
 }
 

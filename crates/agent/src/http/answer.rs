@@ -1,0 +1,278 @@
+//! What does an endpoint's answer mean, and how is it read without trusting its length or its pace?
+
+use super::Endpoint;
+use crate::{
+    egress::Egress,
+    exchange::{Answer, Minutes, Refusal, excerpt, part, protocol_error},
+};
+use futures_util::{Stream, StreamExt};
+use httpdate::parse_http_date;
+use reqwest::{
+    Response, StatusCode,
+    header::{CONTENT_TYPE, HeaderMap, RETRY_AFTER},
+};
+use serde_json::value::RawValue;
+use sse_stream::{Error as SseError, Sse, SseByteStream};
+use std::{
+    io,
+    pin::pin,
+    sync::atomic::{AtomicUsize, Ordering},
+    time::{Duration, SystemTime},
+};
+use windlass_core::JsonText;
+use windlass_runtime::{CoreApplyOutput, CoreExecutorError, Turn};
+
+/// The most that one event stream may bring altogether, in bytes.
+const STREAM_LIMIT: usize = 64 << 20;
+
+/// What a status says, before anything else is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Class {
+    /// The body is the answer.
+    Answer,
+    /// Done, with nothing to say.
+    Empty,
+    /// Not now.
+    Later,
+    /// Not ever.
+    Refused,
+    /// There is no such endpoint any more.
+    Gone,
+    /// It would be somewhere else. Redirects are not followed: nobody has judged where they lead.
+    Elsewhere,
+    /// No answer to our question.
+    Unexpected,
+}
+
+pub(super) fn class(status: StatusCode) -> Class {
+    match status.as_u16() {
+        200 | 201 => Class::Answer,
+        204 => Class::Empty,
+        300..=399 => Class::Elsewhere,
+        // In conflict with itself: the endpoint still works on the same message.
+        408 | 409 | 425 | 429 | 500..=599 => Class::Later,
+        410 => Class::Gone,
+        400..=499 => Class::Refused,
+        _ => Class::Unexpected,
+    }
+}
+
+/// Reads an answer, commits what it brings on the way, and returns its end.
+pub(super) async fn read(
+    endpoint: &Endpoint,
+    turn: &Turn,
+    response: Response,
+) -> Result<CoreApplyOutput, CoreExecutorError> {
+    let status = response.status();
+    let retry_after = retry_after(response.headers(), SystemTime::now());
+    match class(status) {
+        Class::Answer => {}
+        Class::Empty => return Minutes::of(turn).end(turn, Answer::default()).await,
+        class => {
+            let words = words(endpoint, response).await;
+            return Err(match class {
+                Class::Later => {
+                    CoreExecutorError::Retryable { error: format!("executor_failed: {words}"), retry_after }
+                }
+                Class::Gone => CoreExecutorError::fatal(format!("executor_gone: {words}")),
+                Class::Elsewhere => {
+                    let hint = "redirects are not followed, set url to where it leads";
+                    CoreExecutorError::fatal(format!("executor_refused: {words}; {hint}"))
+                }
+                Class::Unexpected => protocol_error(format!("{words}; an answer has status 200, 201 or 204")),
+                Class::Refused | Class::Answer | Class::Empty => {
+                    CoreExecutorError::fatal(format!("executor_refused: {words}"))
+                }
+            });
+        }
+    }
+    let kind = response.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    match kind.as_str() {
+        "text/event-stream" => follow(endpoint, turn, response).await,
+        "application/json" => {
+            let answer = whole(endpoint, response).await?;
+            Minutes::of(turn).end(turn, answer).await
+        }
+        other => {
+            let words = words(endpoint, response).await;
+            let expected = "an answer is application/json or text/event-stream";
+            Err(protocol_error(format!("content type {other:?}; {expected}; {words}")))
+        }
+    }
+}
+
+/// The status and the beginning of the body, for errors.
+async fn words(endpoint: &Endpoint, mut response: Response) -> String {
+    let status = response.status();
+    match next_chunk(endpoint, &mut response).await {
+        Ok(Some(chunk)) => format!("{status}: {}", excerpt(String::from_utf8_lossy(&chunk).trim())),
+        // What the status says is enough.
+        Ok(None) | Err(_) => status.to_string(),
+    }
+}
+
+/// One JSON object.
+async fn whole(endpoint: &Endpoint, mut response: Response) -> Result<Answer, CoreExecutorError> {
+    let mut body = Vec::new();
+    while let Some(chunk) = next_chunk(endpoint, &mut response).await? {
+        body.extend_from_slice(&chunk);
+        if body.len() > endpoint.answer_limit {
+            return Err(too_large(endpoint.answer_limit));
+        }
+    }
+    let text = str::from_utf8(&body)
+        .map_err(|error| protocol_error(format!("the answer is no UTF-8 at byte {}", error.valid_up_to())))?;
+    if text.trim().is_empty() {
+        // More likely a proxy or a crash than an agent with nothing to say: that would be {} or 204.
+        return Err(CoreExecutorError::retryable("executor_protocol_error: the answer is empty"));
+    }
+    part(text).map_err(protocol_error)
+}
+
+/// What the stream brings, event by event.
+async fn follow(endpoint: &Endpoint, turn: &Turn, response: Response) -> Result<CoreApplyOutput, CoreExecutorError> {
+    let mut minutes = Minutes::of(turn);
+    let unread = AtomicUsize::new(0);
+    let mut events = pin!(SseByteStream::new(limited(endpoint, response, &unread)));
+    loop {
+        let Some(event) = events.next().await else {
+            return Err(CoreExecutorError::retryable("executor_protocol_error: the stream ended without a result"));
+        };
+        let Sse { event: Some(name), data: Some(data), .. } = event.map_err(broken)? else {
+            continue;
+        };
+        unread.store(0, Ordering::Relaxed);
+        let wrong = |error: String| protocol_error(format!("event {name:?}: {error}"));
+        match name.as_str() {
+            "progress" => {
+                let delta: Box<RawValue> =
+                    serde_json::from_str(&data).map_err(|error| wrong(format!("{error} in: {}", excerpt(&data))))?;
+                if let Ok(delta) = JsonText::encode(&delta) {
+                    turn.progress(delta);
+                }
+            }
+            "commit" => {
+                let answer = part(&data).map_err(wrong)?;
+                turn.commit(minutes.boundary(&answer)).await?;
+                minutes.confirm(turn).await?;
+            }
+            "result" => return minutes.end(turn, part(&data).map_err(wrong)?).await,
+            "failed" => return Err(part::<Refusal>(&data).map_err(wrong)?.into()),
+            // Comments, pings, and what later versions may say.
+            _ => {}
+        }
+    }
+}
+
+/// The body, cut off where an event or the whole grows too large. `unread` counts since the last event.
+fn limited(
+    endpoint: &Endpoint,
+    response: Response,
+    unread: &AtomicUsize,
+) -> impl Stream<Item = Result<bytes::Bytes, Cut>> {
+    futures_util::stream::try_unfold((response, 0_usize), move |(mut response, total)| async move {
+        let Some(chunk) = next_chunk(endpoint, &mut response).await.map_err(Cut)? else { return Ok(None) };
+        let total = total + chunk.len();
+        let event = unread.fetch_add(chunk.len(), Ordering::Relaxed) + chunk.len();
+        for (size, limit) in [(event, endpoint.answer_limit), (total, STREAM_LIMIT)] {
+            if size > limit {
+                return Err(Cut(too_large(limit)));
+            }
+        }
+        Ok(Some((chunk, (response, total))))
+    })
+}
+
+/// An error of ours on its way through the parser of events.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+struct Cut(CoreExecutorError);
+
+fn broken(error: SseError) -> CoreExecutorError {
+    match error {
+        SseError::Body(error) => match error.downcast::<Cut>() {
+            Ok(cut) => cut.0,
+            Err(error) => CoreExecutorError::retryable(format!("executor_unreachable: {error}")),
+        },
+        error => protocol_error(error),
+    }
+}
+
+/// The next piece of the body; none at its end.
+async fn next_chunk(endpoint: &Endpoint, response: &mut Response) -> Result<Option<bytes::Bytes>, CoreExecutorError> {
+    match tokio::time::timeout(endpoint.idle, response.chunk()).await {
+        Ok(chunk) => chunk.map_err(|error| unreachable_endpoint(&error)),
+        Err(_) => Err(silent(endpoint)),
+    }
+}
+
+pub(super) fn silent(endpoint: &Endpoint) -> CoreExecutorError {
+    CoreExecutorError::retryable(format!("executor_timed_out: nothing came for {:?}", endpoint.idle))
+}
+
+fn too_large(limit: usize) -> CoreExecutorError {
+    CoreExecutorError::fatal(format!("result_too_large: the answer is larger than {limit} bytes"))
+}
+
+/// Why nothing came, or no more.
+pub(super) fn unreachable_endpoint(error: &reqwest::Error) -> CoreExecutorError {
+    if let Some(refused) = Egress::refusal(error) {
+        return CoreExecutorError::fatal(refused.to_string());
+    }
+    // The innermost cause says most; the URL is the operator's and may hold a token.
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    let timed_out = error.is_timeout()
+        || cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::TimedOut);
+    let code = if timed_out { "executor_timed_out" } else { "executor_unreachable" };
+    CoreExecutorError::retryable(format!("{code}: {cause}"))
+}
+
+/// How long an endpoint asks us to wait: seconds, or a date.
+fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    match text.parse() {
+        Ok(seconds) => Some(Duration::from_secs(seconds)),
+        Err(_) => Some(parse_http_date(text).ok()?.duration_since(now).unwrap_or_default()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_status_has_a_class() {
+        for (statuses, expected) in [
+            (&[200, 201][..], Class::Answer),
+            (&[204], Class::Empty),
+            (&[202, 203, 206], Class::Unexpected),
+            (&[301, 302, 304, 307, 308], Class::Elsewhere),
+            (&[408, 409, 425, 429, 500, 502, 503, 504, 529], Class::Later),
+            (&[400, 401, 403, 404, 405, 413, 415, 422, 451], Class::Refused),
+            (&[410], Class::Gone),
+        ] {
+            for status in statuses {
+                assert_eq!(class(StatusCode::from_u16(*status).expect("a status")), expected, "{status}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_wait_is_asked_for_in_seconds_or_by_a_date() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777);
+        let seconds = |text: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(RETRY_AFTER, text.parse().expect("a value"));
+            retry_after(&headers, now).map(|wait| wait.as_secs())
+        };
+        assert_eq!(seconds("7"), Some(7));
+        assert_eq!(seconds("Sun, 06 Nov 1994 08:49:47 GMT"), Some(10));
+        assert_eq!(seconds("Sun, 06 Nov 1994 08:49:27 GMT"), Some(0));
+        assert_eq!(seconds("soon"), None);
+        assert_eq!(retry_after(&HeaderMap::new(), now), None);
+    }
+}

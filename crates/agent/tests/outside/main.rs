@@ -1,0 +1,5 @@
+//! Do agents outside of this process run the turns of sessions: programs, workers, endpoints, by name?
+
+mod common;
+mod config;
+mod worker;
