@@ -16,7 +16,9 @@ use windlass_runtime::{
     CoreApplyOutput, CoreExecutor, CoreExecutorError, ENTRIES_KEPT, ExecutorFactory, RuntimeSessionAdapter,
     SessionHandle, Turn,
     memory::MemoryStore,
-    store::{Append, InputQuery, InputRef, InputRow, ListQuery, Opened, PutSnapshot, SessionRow, Store, StoreError},
+    store::{
+        Append, InputQuery, InputRef, InputRow, ListQuery, Opened, PutSnapshot, SessionRow, Store, StoreError, Usage,
+    },
 };
 use windlass_sqlite::{SqliteOptions, SqliteStore};
 
@@ -192,6 +194,14 @@ impl<S: Store> Store for Counted<S> {
 
     async fn list(&self, query: ListQuery) -> Result<Vec<SessionRow>, StoreError> {
         self.store.list(query).await
+    }
+
+    async fn usage(&self, tenant: Option<&str>) -> Result<Usage, StoreError> {
+        self.store.usage(tenant).await
+    }
+
+    async fn probe(&self) -> Result<(), StoreError> {
+        self.store.probe().await
     }
 
     async fn delete(&self, session: SessionId, fence: Fence) -> Result<(), StoreError> {

@@ -39,8 +39,10 @@ impl Wakes {
             if let Some(entry) = &self.entry {
                 break Arc::clone(entry);
             }
-            if let FeedItem::Entry(entry) = self.feed.next().await? {
-                self.entry = Some(entry);
+            match self.feed.next().await? {
+                FeedItem::Entry(entry) => self.entry = Some(entry),
+                FeedItem::Ended => return Err(Failure::failed("the session was let go of")),
+                FeedItem::Progress(_) | FeedItem::ProgressMissed(_) => {}
             }
         };
         let told = self.fold(&entry.record).await?;

@@ -66,6 +66,8 @@ impl Session {
                 }
                 Ok(ControlReport::default())
             }
+            Control::CreateWith(profile) => self.on_profile(now, profile, true, step),
+            Control::SetProfile(profile) => self.on_profile(now, profile, false, step),
             Control::Note(note) => {
                 self.write(now, Record::Noted { note }, step);
                 Ok(ControlReport::default())

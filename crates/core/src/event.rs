@@ -5,8 +5,8 @@
 
 use crate::{
     Accepted, CompletionSeq, Decision, EffectKey, Entry, ExecutionKind, Incarnation, Input, InputId, InputState,
-    JsonText, OperationId, OperationReport, OperationSpec, OpsLifecycleError, Outcome, RunApplyBoundary,
-    RunBoundaryReceipt, RunId, RuntimeState, Seq, Terminal, Ticket, Timestamp,
+    InvalidProfile, JsonText, OperationId, OperationReport, OperationSpec, OpsLifecycleError, Outcome, Profile,
+    RunApplyBoundary, RunBoundaryReceipt, RunId, RuntimeState, Seq, Terminal, Ticket, Timestamp,
 };
 use serde::{Deserialize, Serialize};
 use std::{sync::Arc, time::Duration};
@@ -193,6 +193,10 @@ pub enum Control {
     Release,
     /// Peer requests with these intents start no runs.
     SetSilentIntents(Vec<String>),
+    /// Tell a session that was just created about itself, and whose it is.
+    CreateWith(Arc<Profile>),
+    /// Tell the session about itself. Whose it is stays.
+    SetProfile(Arc<Profile>),
     /// Leave a note in the feed.
     Note(JsonText),
 }
@@ -252,6 +256,8 @@ pub struct Settlement {
     pub input: InputId,
     /// The entry that ended it.
     pub seq: Seq,
+    /// When it was admitted.
+    pub admitted_at: Timestamp,
     /// How it ended.
     pub outcome: Outcome,
 }
@@ -568,6 +574,25 @@ pub enum ControlRefused {
         /// The most allowed.
         limit: u32,
     },
+    /// The session is not told this about itself.
+    #[error(transparent)]
+    Profile(InvalidProfile),
+}
+
+impl ControlRefused {
+    /// Its stable code.
+    pub const fn code(self) -> &'static str {
+        match self {
+            ControlRefused::State { .. } | ControlRefused::Profile(InvalidProfile::TenantIsFixed) => {
+                "session_state_conflict"
+            }
+            ControlRefused::TooManyIntents { .. } | ControlRefused::Profile(InvalidProfile::TooManyLabels { .. }) => {
+                "quota_exceeded"
+            }
+            ControlRefused::Profile(InvalidProfile::Length { .. }) => "schema_violation",
+            ControlRefused::Profile(InvalidProfile::UnknownPolicy) => "not_found",
+        }
+    }
 }
 
 /// Why [`Session::next_due`](crate::Session::next_due) wants to be called.

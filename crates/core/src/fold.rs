@@ -36,6 +36,7 @@ impl Session {
             Record::SessionCreated { epoch, agent } => {
                 self.epoch = Some(*epoch);
                 self.agent.clone_from(agent);
+                self.created_at = at;
                 self.made += 1;
                 Ok(())
             }
@@ -82,6 +83,7 @@ impl Session {
                 self.silent_intents.clone_from(intents);
                 Ok(())
             }
+            Record::ProfileSet { profile } => self.apply_profile(profile),
             Record::Noted { note: _ } => Ok(()),
             operation => self.apply_operation(at, operation),
         }
@@ -151,7 +153,7 @@ impl Session {
         let key = header.idempotency_key.as_ref();
         self.settled.push(id, key, fingerprint, outcome.state(), ends.at, &self.limits);
         self.apply_wake_over(id, &outcome, ends.at);
-        ends.settled.push(Settlement { input: id, seq: ends.seq, outcome });
+        ends.settled.push(Settlement { input: id, seq: ends.seq, admitted_at: open.at, outcome });
         Ok(())
     }
 

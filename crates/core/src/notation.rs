@@ -15,8 +15,8 @@
 
 use crate::{
     AbandonReason, AcceptOutcome, Accepted, CancelOutcome, ControlRefused, ControlReport, Deliver, Due, Durability,
-    Effect, Entry, ExecutionKind, InputId, InputState, Outcome, Record, Reply, RunBoundaryReceipt, RunEnd, RunId,
-    RunStart, RunStarted, RuntimeState, Settlement, Step, Terminal, Timestamp, WithdrawOutcome,
+    Effect, Entry, ExecutionKind, InputId, InputState, Outcome, Profile, Record, Reply, RunBoundaryReceipt, RunEnd,
+    RunId, RunStart, RunStarted, RuntimeState, Settlement, Step, Terminal, Timestamp, WithdrawOutcome,
 };
 use std::fmt::Display;
 
@@ -117,6 +117,7 @@ pub fn record(record: &Record, names: &dyn Names) -> String {
         Record::Woken { by } => line.word(snake(&format!("{by:?}"))),
         Record::SessionReset { epoch: _ } => line,
         Record::SilentIntentsSet { intents } => line.word(format_args!("[{}]", intents.join(", "))),
+        Record::ProfileSet { profile } => profile_line(line, profile),
         Record::OperationRegistered { spec, .. } => {
             line.word(spec.id).word(snake(&format!("{:?}", spec.kind))).quoted(&spec.display_name)
         }
@@ -172,7 +173,7 @@ pub fn reply(reply: &Reply, names: &dyn Names) -> String {
         Reply::Control(Err(ControlRefused::State { state })) => {
             line.word("refused").field("state", runtime_state(*state))
         }
-        Reply::Control(Err(refused @ ControlRefused::TooManyIntents { .. })) => {
+        Reply::Control(Err(refused @ (ControlRefused::TooManyIntents { .. } | ControlRefused::Profile(_)))) => {
             line.word("refused").quoted(&refused.to_string())
         }
     };
@@ -224,6 +225,16 @@ pub fn input_state(state: InputState) -> String {
 pub fn list(inputs: &[InputId], names: &dyn Names) -> String {
     let inputs: Vec<_> = inputs.iter().map(|id| names.input(*id)).collect();
     format!("[{}]", inputs.join(", "))
+}
+
+fn profile_line(line: Line, profile: &Profile) -> Line {
+    let labels = profile.labels.iter().map(|(key, value)| format!("{key}:{value}"));
+    let labels = labels.collect::<Vec<_>>().join(", ");
+    line.field_of("tenant", profile.tenant.as_deref())
+        .field_of("name", profile.name.as_deref())
+        .field_of("labels", (!labels.is_empty()).then(|| format!("[{labels}]")))
+        .word_if(profile.keep_alive, "keep-alive")
+        .field_of("policy", profile.policy.as_deref())
 }
 
 fn accepted_line(line: Line, accepted: &Accepted, names: &dyn Names) -> Line {

@@ -6,7 +6,7 @@
 use crate::{
     AbandonReason, BlobId, CompletionEntry, CompletionSeq, ContentBlock, Decision, Gate, Incarnation, Input, InputId,
     InputState, MediaSource, OperationId, OperationPeerHandle, OperationProgressUpdate, OperationSpec, OperationStatus,
-    Outcome, PendingTool, RunId, RunResult, RuntimeEpochId, Seq, Timestamp,
+    Outcome, PendingTool, Profile, RunId, RunResult, RuntimeEpochId, Seq, Timestamp,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -90,6 +90,11 @@ pub enum Record {
         /// Sorted, without repetitions.
         intents: Vec<String>,
     },
+    /// The session was told about itself.
+    ProfileSet {
+        /// Everything that it was told.
+        profile: Arc<Profile>,
+    },
     /// Background work was registered.
     OperationRegistered {
         /// What its producer says of it.
@@ -163,6 +168,7 @@ impl Record {
             Record::Woken { .. } => "woken",
             Record::SessionReset { .. } => "session_reset",
             Record::SilentIntentsSet { .. } => "silent_intents_set",
+            Record::ProfileSet { .. } => "profile_set",
             Record::OperationRegistered { .. } => "operation_registered",
             Record::OperationMoved { .. } => "operation_moved",
             Record::OperationPeerReady { .. } => "operation_peer_ready",

@@ -6,8 +6,8 @@
 use crate::{
     AbandonReason, Accepted, AttemptId, ChainHash, CorruptJournal, Deliver, Due, DueReason, Durability, Effect, Entry,
     Event, Gate, IdempotencyKey, InputId, InputKind, InputState, Lane, Limits, OpsLifecycleError, Outcome, PolicyTable,
-    Purpose, Record, Reply, Run, RunId, RuntimeEpochId, RuntimeState, Seq, SessionId, Step, SupersessionKey, Ticket,
-    Timestamp, Waker,
+    Profile, Purpose, Record, Reply, Run, RunId, RuntimeEpochId, RuntimeState, Seq, SessionId, Step, SupersessionKey,
+    Ticket, Timestamp, Waker,
     ids::derived_uuid,
     lanes::{Lanes, Slot},
     ops::Ops,
@@ -52,6 +52,8 @@ pub struct Session {
     pub(crate) held: bool,
     pub(crate) epoch: Option<RuntimeEpochId>,
     pub(crate) agent: Option<Arc<str>>,
+    pub(crate) created_at: Timestamp,
+    pub(crate) profile: Arc<Profile>,
     pub(crate) silent_intents: Vec<String>,
     pub(crate) open: BTreeMap<InputId, Open>,
     pub(crate) run: Option<Box<Run>>,
@@ -133,6 +135,10 @@ pub struct Snapshot {
     held: bool,
     epoch: Option<RuntimeEpochId>,
     agent: Option<Arc<str>>,
+    #[serde(default)]
+    created_at: Timestamp,
+    #[serde(default)]
+    profile: Arc<Profile>,
     silent_intents: Vec<String>,
     open: Vec<Open>,
     run: Option<Box<Run>>,
@@ -168,6 +174,8 @@ impl Session {
             held: false,
             epoch: None,
             agent: None,
+            created_at: Timestamp::ZERO,
+            profile: Arc::default(),
             silent_intents: Vec::new(),
             open: BTreeMap::new(),
             run: None,
@@ -319,6 +327,8 @@ impl Session {
             held: self.held,
             epoch: self.epoch,
             agent: self.agent.clone(),
+            created_at: self.created_at,
+            profile: Arc::clone(&self.profile),
             silent_intents: self.silent_intents.clone(),
             open: self.open.values().cloned().collect(),
             run: self.run.clone(),
@@ -340,6 +350,8 @@ impl Session {
         let Snapshot { version: _, head, last_at, gate, held, epoch, agent, silent_intents, .. } = snapshot;
         (self.head, self.last_at, self.gate, self.held, self.epoch) = (*head, *last_at, *gate, *held, *epoch);
         self.agent = agent.clone();
+        self.created_at = snapshot.created_at;
+        self.profile = Arc::clone(&snapshot.profile);
         self.silent_intents = silent_intents.clone();
         self.run = snapshot.run.clone();
         self.context = snapshot.context.clone();
@@ -382,6 +394,22 @@ impl Session {
     /// The agent that the session was created for.
     pub fn agent(&self) -> Option<&Arc<str>> {
         self.agent.as_ref()
+    }
+
+    /// When it was created; [`Timestamp::ZERO`] if that is no longer known.
+    pub fn created_at(&self) -> Timestamp {
+        self.created_at
+    }
+
+    /// The intents of peer requests that start no runs, sorted.
+    pub fn silent_intents(&self) -> &[String] {
+        &self.silent_intents
+    }
+
+    /// From now on inputs are admitted by this policy. What was decided before stands in the records. Of this process
+    /// only: whoever recovers the session says again which policy governs it.
+    pub fn use_policy(&mut self, policy: Arc<PolicyTable>) {
+        self.policy = policy;
     }
 
     /// The current completion order; none before the first step.

@@ -1,18 +1,18 @@
 //! Can every journal ever written be read, and is a damaged one found out?
 //!
 //! `golden/journal-v1.jsonl` is a journal with every kind of record, as the first version wrote it. It is never
-//! rewritten by a change of the code; a new version gets a file of its own.
+//! rewritten by a change of the code; a new version gets a file of its own, and so does a kind of record that came later.
 
 mod common;
 
 use common::{Rig, START, input, input_id, prompt, session_id};
 use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 use windlass_core::{
-    AcceptOptions, BoundaryOutput, ChainHash, Control, CorruptJournal, Decision, Deliver, Disposition, Durability,
-    Entry, Event, HandlingMode, InputKind, InputState, Join, JsonText, Limits, Merge, OnBusy, OperationId,
-    OperationKind, OperationPeerHandle, OperationProgressUpdate, OperationReport, OperationResult, OperationSpec,
-    Outcome, PendingTool, PolicyTable, Record, Row, RunEnd, RunReport, RunResult, Seq, Session, SourceKind, Terminal,
-    Ticket,
+    AcceptOptions, BoundaryOutput, ChainHash, Control, ControlRefused, CorruptJournal, Decision, Deliver, Disposition,
+    Durability, Entry, Event, HandlingMode, InputKind, InputState, InvalidProfile, Join, JsonText, Limits, Merge,
+    OnBusy, OperationId, OperationKind, OperationPeerHandle, OperationProgressUpdate, OperationReport, OperationResult,
+    OperationSpec, Outcome, PendingTool, PolicyTable, Profile, ProfileField, Record, Reply, Row, RunEnd, RunReport,
+    RunResult, Seq, Session, SourceKind, Terminal, Ticket,
 };
 
 fn golden(name: &str) -> PathBuf {
@@ -206,6 +206,94 @@ fn the_first_format_is_read_and_written_for_ever() {
     assert_eq!(session.state(), windlass_core::RuntimeState::Destroyed);
     assert_eq!(session.input_state(input_id("covered")), Some(InputState::Consumed));
     assert_eq!(session.head(), Seq(entries.len() as u64));
+}
+
+/// Kinds of records that came later than the first format, each as it was first written.
+#[test]
+fn later_records_are_read_and_written_for_ever() {
+    let path = golden("journal-v1-profile.jsonl");
+    if !path.exists() && std::env::var_os("WINDLASS_REWRITE").is_some() {
+        let journal = a_told_life().journal;
+        let lines = journal.iter().map(|entry| serde_json::to_string(entry).unwrap() + "\n");
+        std::fs::write(&path, lines.collect::<String>()).unwrap();
+    }
+    let text = std::fs::read_to_string(&path).unwrap();
+    let entries = entries(&text);
+    for (line, entry) in text.lines().zip(&entries) {
+        assert_eq!(serde_json::to_string(entry).unwrap(), line);
+    }
+    let entries: Vec<_> = entries.into_iter().map(Arc::new).collect();
+    assert_eq!(a_told_life().journal, entries);
+    let session = recover(&entries).unwrap();
+    assert_eq!(session.profile().tenant.as_deref(), Some("acme"));
+    assert_eq!(session.profile().labels.len(), 1, "the second telling replaced the first");
+    assert_eq!(session.created_at(), entries[0].at);
+}
+
+/// The life of a session that is told about itself, at its creation and later.
+fn a_told_life() -> Rig {
+    let mut rig = Rig::new(Limits::default(), policy());
+    let incarnation = windlass_core::Incarnation::from_uuid(uuid::Uuid::from_u128(1));
+    rig.step(Event::Opened { incarnation, agent: Some("echo".into()), same_process: false });
+    let mut profile = Profile {
+        tenant: Some("acme".into()),
+        name: Some("night-shift".into()),
+        labels: [("team".into(), "support".into()), ("tier".into(), String::new())].into(),
+        keep_alive: true,
+        policy: Some("patient@3".into()),
+    };
+    rig.control(Control::CreateWith(Arc::new(profile.clone())));
+    rig.tick(1.0);
+    profile.labels.remove("tier");
+    (profile.policy, profile.keep_alive) = (None, false);
+    rig.control(Control::SetProfile(Arc::new(profile)));
+    rig
+}
+
+/// A session stays whose it is, is told only what there is room for, and says so by field and limit.
+#[test]
+fn a_profile_that_does_not_fit_is_refused_and_changes_nothing() {
+    let label = |key: &str, value: &str| Profile {
+        tenant: Some("acme".into()),
+        labels: [(key.to_owned(), value.to_owned())].into(),
+        ..Profile::default()
+    };
+    let many = (0..65).map(|n| (n.to_string(), String::new())).collect();
+    let long = || Some(Arc::from("x".repeat(257)));
+    let length = |field, bytes, limit| InvalidProfile::Length { field, bytes, limit };
+    let cases = [
+        (Profile::default(), InvalidProfile::TenantIsFixed),
+        (Profile { tenant: Some("other".into()), ..Profile::default() }, InvalidProfile::TenantIsFixed),
+        (Profile { labels: many, ..label("", "") }, InvalidProfile::TooManyLabels { given: 65, limit: 64 }),
+        (label("", "v"), length(ProfileField::LabelKey, 0, 64)),
+        (label(&"k".repeat(65), "v"), length(ProfileField::LabelKey, 65, 64)),
+        (label("k", &"v".repeat(257)), length(ProfileField::LabelValue, 257, 256)),
+        (Profile { name: long(), ..label("k", "") }, length(ProfileField::Name, 257, 256)),
+        (Profile { policy: Some("".into()), ..label("k", "") }, length(ProfileField::Policy, 0, 256)),
+    ];
+    let mut rig = a_told_life();
+    let before = rig.session.snapshot();
+    for (profile, expected) in cases {
+        for verb in [Control::SetProfile, Control::CreateWith] {
+            let answer = rig.control(verb(Arc::new(profile.clone())));
+            assert_eq!(answer, Reply::Control(Err(ControlRefused::Profile(expected))), "{profile:?}");
+        }
+    }
+    assert_eq!(rig.session.snapshot(), before);
+    rig.control(Control::SetProfile(Arc::clone(rig.session.profile())));
+    assert_eq!(rig.session.snapshot(), before, "what is known already is not recorded again");
+}
+
+/// A journal in which a session changes hands was written by nobody.
+#[test]
+fn a_journal_that_changes_the_tenant_is_not_folded() {
+    let mut journal = a_told_life().journal;
+    let mut last = (**journal.last().unwrap()).clone();
+    let Record::ProfileSet { profile } = &mut last.record else { panic!("told last") };
+    Arc::make_mut(profile).tenant = Some("other".into());
+    *journal.last_mut().unwrap() = Arc::new(last);
+    let corrupt = recover(&journal).unwrap_err();
+    assert_eq!((corrupt.at, &*corrupt.detail), (Seq(3), "a session changes its tenant"));
 }
 
 /// The golden journal holds every kind of record, of end and of outcome.

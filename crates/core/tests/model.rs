@@ -20,8 +20,8 @@ use uuid::Uuid;
 use windlass_core::{
     AcceptOptions, AttemptId, BoundaryOutput, Control, Decision, Deliver, Disposition, Durability, Effect, Entry,
     Event, HandlingMode, Incarnation, Input, InputId, InputKind, InputOrigin, Join, JsonText, Lane, Limits, Merge,
-    OnBusy, PolicyTable, Record, Reply, Row, RunEnd, RunId, RunReport, RunResult, Session, Snapshot, SourceKind, Step,
-    Terminal, Ticket, Timestamp, notation,
+    OnBusy, PolicyTable, Profile, Record, Reply, Row, RunEnd, RunId, RunReport, RunResult, Session, Snapshot,
+    SourceKind, Step, Terminal, Ticket, Timestamp, notation,
 };
 
 /// What happens to a session, with attempts and runs still to be filled in.
@@ -199,6 +199,15 @@ fn an_input() -> impl Strategy<Value = Input> {
     )
 }
 
+/// A profile as it may be, and one that would take the session from its tenant.
+fn shown() -> Profile {
+    Profile { labels: [("team".to_owned(), "support".to_owned())].into(), keep_alive: true, ..Profile::default() }
+}
+
+fn stolen() -> Profile {
+    Profile { tenant: Some("thief".into()), ..Profile::default() }
+}
+
 fn options() -> impl Strategy<Value = AcceptOptions> {
     let likely = prop::bool::weighted;
     (likely(0.15), likely(0.1), likely(0.05)).prop_map(|(without_wake, pinned, aside)| AcceptOptions {
@@ -234,6 +243,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => Just(Control::Hold),
         4 => Just(Control::Release),
         1 => select(vec![vec![], vec!["ask".to_owned()]]).prop_map(Control::SetSilentIntents),
+        1 => select(vec![Profile::default(), shown(), stolen()]).prop_map(|profile| Control::SetProfile(Arc::new(profile))),
         1 => Just(Control::Note(JsonText::encode(&"note").unwrap())),
     ];
     let target = select(vec![Target::Any, Target::Current, Target::Last, Target::Unknown]);

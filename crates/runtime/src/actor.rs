@@ -16,9 +16,11 @@ use self::{
 };
 use crate::{
     completion::{Completion, CompletionHandle},
+    creation::NewSession,
     error::SessionError,
     executor::CoreExecutor,
-    mailbox::{Admitted, Answer, Attachment, Letter, Look, Mailbox, Message, PinnedRun},
+    mailbox::{Admitted, Answer, Attachment, BATCH, Letter, Look, Mailbox, Message, PinnedRun},
+    observer::Counted,
     owner::Slot,
     shared::Shared,
     store::{Append, IndexChange, Opened, SessionStatus, StoreError},
@@ -31,12 +33,9 @@ use tokio::{
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 use windlass_core::{
-    AcceptOutcome, AttemptId, Control, Effect, Event, Fence, Gate, InputId, OpsLifecycleError, Record, Reply,
-    RunClosed, RunStart, Seq, Session, Step, Ticket,
+    AcceptOutcome, AttemptId, Control, Effect, Entry, Event, Fence, Gate, InputId, InputKind, OpsLifecycleError,
+    Record, Reply, RunClosed, RunEnd, RunStart, Seq, Session, Step, Ticket, Timestamp,
 };
-
-/// Messages that share one append.
-const BATCH: usize = 128;
 
 pub(crate) struct Actor {
     shared: Arc<Shared>,
@@ -65,6 +64,9 @@ pub(crate) struct Actor {
     since_snapshot: SinceSnapshot,
     made: Instant,
     last_active: Instant,
+    /// When the attempt that is on began; kept for who observes.
+    run_since: Timestamp,
+    _counted: Counted,
 }
 
 /// Why an actor ended.
@@ -79,7 +81,7 @@ pub(crate) enum Exit {
 
 enum Asked {
     Nobody,
-    Accept { wait: bool, pinned: bool, reply: Answer<Admitted> },
+    Accept { kind: InputKind, wait: bool, pinned: bool, reply: Answer<Admitted> },
     Withdraw(Answer<windlass_core::WithdrawOutcome>),
     Checkpoint(Answer<Result<Vec<Arc<windlass_core::Accepted>>, RunClosed>>),
     Boundary(Answer<Result<Arc<windlass_core::RunBoundaryReceipt>, RunClosed>>),
@@ -109,6 +111,7 @@ enum Looking {
     Look(Look),
     Watch { input: InputId, waiter: oneshot::Sender<Completion>, reply: Answer<bool> },
     Reported { closed: bool, reply: Answer<Result<(), RunClosed>> },
+    Created { made: bool, reply: Answer<bool> },
 }
 
 impl Actor {
@@ -128,6 +131,7 @@ impl Actor {
             cost: opened.snapshot_bytes,
             under_way: None,
         };
+        let counted = Counted::session(shared.observer.as_ref());
         Actor {
             shared,
             slot,
@@ -147,6 +151,17 @@ impl Actor {
             since_snapshot,
             made: Instant::now(),
             last_active: Instant::now(),
+            run_since: Timestamp::ZERO,
+            _counted: counted,
+        }
+    }
+
+    /// Tells a session that was just made what it is to be; checked before by whoever made it.
+    pub(crate) fn begin(&mut self, new: &NewSession) {
+        let profile = Arc::new(new.profile.clone());
+        for verb in [Control::CreateWith(profile), Control::SetSilentIntents(new.silent_intents.clone())] {
+            let ticket = self.ask(Asked::Nobody);
+            self.take_step(Event::Control { ticket, verb });
         }
     }
 
@@ -218,7 +233,8 @@ impl Actor {
     fn receive(&mut self, message: Message) -> Option<(&'static str, Answer<()>)> {
         match message {
             Message::Accept { input, options, wait, reply } => {
-                let ticket = self.ask(Asked::Accept { wait, pinned: options.pinned, reply });
+                let (kind, pinned) = (input.kind(), options.pinned);
+                let ticket = self.ask(Asked::Accept { kind, wait, pinned, reply });
                 self.take_step(Event::Accept { ticket, input, options });
             }
             Message::Withdraw { input, reply } => {
@@ -268,6 +284,7 @@ impl Actor {
                 self.take_step(Event::CompletionsApplied { ticket, seq });
             }
             Message::Control { verb, reply } => self.control(verb, reply),
+            Message::Create { new: _, made, reply } => self.looks.push(Looking::Created { made, reply }),
             Message::Attach { executor, reply } => self.attach_by_hand(executor, reply),
             Message::Look { reply } => self.looks.push(Looking::Look(reply)),
             Message::Watch { input, waiter, reply } => self.looks.push(Looking::Watch { input, waiter, reply }),
@@ -288,9 +305,13 @@ impl Actor {
             Control::Retire { .. } => Control::Retire { will_drain: self.shared.factory.is_some() },
             verb => verb,
         };
-        let was = self.session.gate();
+        let (was, policy) = (self.session.gate(), self.session.profile().policy.clone());
         let ticket = self.ask(Asked::Control { verb: ending, let_go: LetGo::default(), reply });
         self.take_step(Event::Control { ticket, verb });
+        if self.session.profile().policy != policy {
+            let policy = self.shared.policy_of(self.slot.id, self.session.profile());
+            self.session.use_policy(policy);
+        }
         match self.session.gate() {
             // At once, for what comes after it in the same append may attach another one.
             Gate::Stopped | Gate::Destroyed if matches!(ending, Ending::Executor(_)) => {
@@ -352,13 +373,40 @@ impl Actor {
         let index = accepted.chain(settled).collect();
         let status = SessionStatus::of(&self.session);
         let append = Append { session: self.slot.id, fence: self.fence, entries, index, status };
+        let observed = self.shared.observer.is_some().then(|| append.entries.clone());
         self.shared.store.append(append).await?;
         self.slot.succeeded();
+        if let Some(entries) = observed {
+            self.observe(&entries);
+        }
         if let Some(hub) = self.slot.hub() {
             hub.committed(head);
             hub.completed(self.session.completion_watermark());
         }
         Ok(())
+    }
+
+    /// Tells who observes which runs began and ended with these entries.
+    fn observe(&mut self, entries: &[Arc<Entry>]) {
+        let Some(observer) = &self.shared.observer else { return };
+        for entry in entries {
+            match &entry.record {
+                Record::RunStarted(started) => {
+                    self.run_since = entry.at;
+                    observer.run_started(started.attempt);
+                }
+                Record::RunEnded(ended) => {
+                    let how = match &ended.end {
+                        RunEnd::Completed { .. } => "completed",
+                        RunEnd::Failed { .. } => "failed",
+                        RunEnd::Cancelled { .. } => "cancelled",
+                        RunEnd::Released { .. } => "released",
+                    };
+                    observer.run_ended(how, entry.at.since(self.run_since));
+                }
+                _ => {}
+            }
+        }
     }
 
     /// Does what the steps wanted done, now that they are durable. Never waits.
@@ -367,6 +415,14 @@ impl Actor {
             waiters.add(input, waiter);
         }
         let settled = std::mem::take(&mut self.step.settled);
+        if let Some(observer) = &self.shared.observer {
+            for end in &settled {
+                observer.settled(end.outcome.state(), self.session.last_at().since(end.admitted_at));
+                if end.outcome.is_dead_letter() {
+                    observer.dead_letter();
+                }
+            }
+        }
         for effect in std::mem::take(&mut self.step.effects) {
             match effect {
                 Effect::Reply { ticket, reply } => self.answer(ticket, reply, Some(waiters)),
@@ -388,6 +444,7 @@ impl Actor {
                     }
                     drop(reply.send(Ok(open)));
                 }
+                Looking::Created { made, reply } => drop(reply.send(Ok(made))),
                 Looking::Reported { closed, reply } => {
                     drop(reply.send(Ok(if closed { Err(RunClosed) } else { Ok(()) })));
                 }
@@ -405,7 +462,10 @@ impl Actor {
     fn answer(&mut self, ticket: Ticket, reply: Reply, waiters: Option<&mut Waiters>) {
         let asked = std::mem::replace(&mut self.asked[ticket.0 as usize], Asked::Nobody);
         match (asked, reply) {
-            (Asked::Accept { wait, pinned, reply }, Reply::Accept(outcome)) => {
+            (Asked::Accept { kind, wait, pinned, reply }, Reply::Accept(outcome)) => {
+                if let Some(observer) = &self.shared.observer {
+                    observer.admitted(kind, outcome_code(&outcome));
+                }
                 let pinned = self.pinned.take().filter(|_| pinned).map(|start| self.hand_over(start));
                 let input = match &outcome {
                     AcceptOutcome::Accepted { input_id, state, .. } if !state.is_terminal() => Some(*input_id),
@@ -534,8 +594,18 @@ impl Actor {
             match looking {
                 Looking::Look(look) => look(Err(error())),
                 Looking::Watch { reply, .. } => drop(reply.send(Err(error()))),
+                Looking::Created { reply, .. } => drop(reply.send(Err(error()))),
                 Looking::Reported { reply, .. } => drop(reply.send(Err(error()))),
             }
         }
+    }
+}
+
+/// What became of an offer, in one word.
+const fn outcome_code(outcome: &AcceptOutcome) -> &'static str {
+    match outcome {
+        AcceptOutcome::Accepted { .. } => "accepted",
+        AcceptOutcome::Deduplicated { .. } => "deduplicated",
+        AcceptOutcome::Rejected { reason } => reason.code(),
     }
 }

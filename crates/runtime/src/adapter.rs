@@ -4,12 +4,14 @@ use crate::{
     actor::UNREGISTERED,
     blob::BlobStore,
     clock::{Clock, SystemClock},
+    creation::Policies,
     error::SessionError,
     executor::{CoreExecutor, ExecutorFactory},
     handle::SessionHandle,
     mailbox::{Attachment, Message},
     memory::MemoryStore,
     object_blobs::ObjectBlobs,
+    observer::Observer,
     owner::Slot,
     shared::{Alarms, Options, Shared, ring},
     store::{ListQuery, SessionRow, Store},
@@ -22,7 +24,7 @@ use std::{
 };
 use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
-use windlass_core::{Control, Incarnation, Limits, PolicyTable, SessionId};
+use windlass_core::{Control, Incarnation, Limits, PolicyTable, Seq, SessionId};
 
 /// The public face of the runtime: every session's owner lives behind it. Cheap to clone.
 ///
@@ -55,6 +57,8 @@ pub struct RuntimeBuilder {
     blobs: Option<Arc<dyn BlobStore>>,
     factory: Option<Arc<dyn ExecutorFactory>>,
     policy: PolicyTable,
+    policies: Option<Arc<dyn Policies>>,
+    observer: Option<Arc<dyn Observer>>,
     limits: Limits,
     clock: Arc<dyn Clock>,
     options: Options,
@@ -84,6 +88,18 @@ impl RuntimeBuilder {
     /// What is done with which input. Default: [`PolicyTable::reference`].
     pub fn policy(mut self, policy: PolicyTable) -> Self {
         self.policy = policy;
+        self
+    }
+
+    /// Who knows the policies that profiles name. Default: nobody, so that such a profile is refused.
+    pub fn policies(mut self, policies: Arc<dyn Policies>) -> Self {
+        self.policies = Some(policies);
+        self
+    }
+
+    /// Who counts and times what happens. Default: nobody, which costs nothing.
+    pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
+        self.observer = Some(observer);
         self
     }
 
@@ -156,6 +172,8 @@ impl RuntimeBuilder {
             blobs: self.blobs,
             factory: self.factory,
             policy: Arc::new(self.policy),
+            policies: self.policies,
+            observer: self.observer,
             limits: self.limits,
             clock: self.clock,
             options,
@@ -178,6 +196,8 @@ impl RuntimeSessionAdapter {
             blobs: None,
             factory: None,
             policy: PolicyTable::reference(),
+            policies: None,
+            observer: None,
             limits: Limits::default(),
             clock: Arc::new(SystemClock),
             options: Options {
@@ -208,17 +228,6 @@ impl RuntimeSessionAdapter {
         Self::builder().store(store).build()
     }
 
-    /// Makes a session durable, for this agent, unless it exists. Idempotent.
-    ///
-    /// # Errors
-    /// [`SessionError`]; call it again, it is idempotent.
-    pub async fn create_session(&self, session: SessionId, agent: Option<&str>) -> Result<SessionHandle, SessionError> {
-        let slot = self.shared.slot_or_new(session, agent.map(Arc::from));
-        let handle = self.handle(slot);
-        handle.look(|_| ()).await?;
-        Ok(handle)
-    }
-
     /// Makes a session known here, creating it if it does not exist and reviving it if it is stopped. Idempotent; runs
     /// nothing by itself.
     ///
@@ -241,8 +250,8 @@ impl RuntimeSessionAdapter {
         session: SessionId,
         executor: Arc<dyn CoreExecutor>,
     ) -> Result<Attachment, SessionError> {
-        let handle = self.handle(self.shared.slot_or_new(session, None));
-        handle.ask(|reply| Message::Attach { executor, reply }).await
+        let message = |reply| Message::Attach { executor: Arc::clone(&executor), reply };
+        Ok(self.make(session, message).await?.1)
     }
 
     /// Lets go of a session in good order: its run goes back, its waiters hear so, its executor cleans up, the store
@@ -289,8 +298,8 @@ impl RuntimeSessionAdapter {
             return Ok(self.handle(slot));
         }
         match self.shared.store.session(session).await? {
-            Some(_) => Ok(self.handle(self.shared.slot_or_new(session, None))),
-            None => Err(SessionError::NotFound(session)),
+            Some(row) if row.head > Seq::ZERO => Ok(self.handle(self.shared.slot_or_new(session))),
+            _ => Err(SessionError::NotFound(session)),
         }
     }
 
@@ -330,13 +339,13 @@ impl RuntimeSessionAdapter {
     pub async fn resume_pending(&self) -> Result<usize, SessionError> {
         let (mut after, mut resumed) = (None, 0);
         loop {
-            let query = ListQuery { pending: true, after, limit: RESUME_PAGE };
+            let query = ListQuery { pending: true, after, limit: RESUME_PAGE, ..ListQuery::default() };
             let rows = self.shared.store.list(query).await?;
             let Some(last) = rows.last() else { return Ok(resumed) };
             after = Some(last.session);
             resumed += rows.len();
             let open = |row: SessionRow| async move {
-                let handle = self.handle(self.shared.slot_or_new(row.session, None));
+                let handle = self.handle(self.shared.slot_or_new(row.session));
                 if let Err(error) = handle.look(|_| ()).await {
                     tracing::error!(session = %row.session, %error, "a session with pending work could not be opened");
                 }
@@ -370,10 +379,11 @@ impl RuntimeSessionAdapter {
         if let Some(slot) = self.shared.slot(session) {
             return Ok(Some(self.handle(slot)));
         }
-        if self.shared.options.open_on_demand && self.shared.store.session(session).await?.is_some() {
-            return Ok(Some(self.handle(self.shared.slot_or_new(session, None))));
+        if !self.shared.options.open_on_demand {
+            return Ok(None);
         }
-        Ok(None)
+        let row = self.shared.store.session(session).await?.filter(|row| row.head > Seq::ZERO);
+        Ok(row.map(|_| self.handle(self.shared.slot_or_new(session))))
     }
 
     pub(crate) fn handle(&self, slot: Arc<Slot>) -> SessionHandle {

@@ -12,8 +12,8 @@ pub enum SessionError {
     /// There is no such session here. Register it, or create it.
     #[error("not_found: session {0} is not known here; create or register it first")]
     NotFound(SessionId),
-    /// The state of the session forbids it.
-    #[error("session_state_conflict: {0}")]
+    /// The session refuses it: its state forbids it, or there is no room for it.
+    #[error("{code}: {0}", code = .0.code())]
     Refused(ControlRefused),
     /// The store did not do it; its error says whether it may have.
     #[error(transparent)]
@@ -54,7 +54,7 @@ impl SessionError {
     pub fn code(&self) -> &'static str {
         match self {
             SessionError::NotFound(_) => "not_found",
-            SessionError::Refused(_) => "session_state_conflict",
+            SessionError::Refused(refused) => refused.code(),
             SessionError::Store(error) => error.code(),
             SessionError::Blob(BlobError::Missing(_)) => "blob_missing",
             SessionError::Blob(BlobError::Corrupt(_)) => "blob_corrupt",
@@ -96,8 +96,8 @@ impl From<SessionError> for RuntimeDriverError {
         match error {
             SessionError::NotFound(_) => RuntimeDriverError::NotReady { state: RuntimeState::Destroyed },
             SessionError::Refused(ControlRefused::State { state }) => RuntimeDriverError::NotReady { state },
-            SessionError::Refused(refused @ ControlRefused::TooManyIntents { .. }) => {
-                RuntimeDriverError::ValidationFailed { code: "quota_exceeded", reason: refused.to_string() }
+            SessionError::Refused(refused) => {
+                RuntimeDriverError::ValidationFailed { code: refused.code(), reason: refused.to_string() }
             }
             error => RuntimeDriverError::Session(error),
         }

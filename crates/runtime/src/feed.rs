@@ -12,9 +12,17 @@ use windlass_core::{CompletionSeq, Entry, JsonText, RunId, Seq, SessionId};
 /// Where a session announces what it has committed. Made when somebody first follows it.
 #[derive(Debug)]
 pub(crate) struct FeedHub {
-    head: watch::Sender<Seq>,
+    reached: watch::Sender<Reached>,
     progress: broadcast::Sender<Progress>,
     completed: watch::Sender<CompletionSeq>,
+}
+
+/// How far a session has come, as far as its followers are told.
+#[derive(Clone, Copy, Debug, Default)]
+struct Reached {
+    head: Seq,
+    /// Nothing more is announced here.
+    ended: bool,
 }
 
 /// Live progress of a run.
@@ -35,6 +43,9 @@ pub enum FeedItem {
     Progress(Progress),
     /// Live progress that this follower was too slow for.
     ProgressMissed(u64),
+    /// The session was let go of, deleted, or shut down with its runtime: nothing more will come here. Every entry up
+    /// to now has been handed out. Follow it again, or stop.
+    Ended,
 }
 
 /// Progress that is kept for a follower who is busy.
@@ -45,7 +56,7 @@ const PAGE: u32 = 256;
 impl FeedHub {
     pub(crate) fn new() -> FeedHub {
         FeedHub {
-            head: watch::Sender::new(Seq::ZERO),
+            reached: watch::Sender::default(),
             progress: broadcast::Sender::new(PROGRESS_KEPT),
             completed: watch::Sender::default(),
         }
@@ -53,9 +64,9 @@ impl FeedHub {
 
     /// Tells followers that entries up to `head` are committed.
     pub(crate) fn committed(&self, head: Seq) {
-        self.head.send_if_modified(|known| {
-            let advanced = *known < head;
-            *known = head.max(*known);
+        self.reached.send_if_modified(|known| {
+            let advanced = known.head < head;
+            known.head = head.max(known.head);
             advanced
         });
     }
@@ -65,9 +76,15 @@ impl FeedHub {
         self.completed.send_if_modified(|known| std::mem::replace(known, watermark) != watermark);
     }
 
-    /// Tells those who wait for operations that the session is let go, so that they look at it and hear so.
+    /// Tells followers that nothing more comes, and those who wait for operations to look at the session and hear so.
     pub(crate) fn let_go(&self) {
+        self.reached.send_modify(|known| known.ended = true);
         self.completed.send_modify(|_| {});
+    }
+
+    /// Whether nobody follows the session.
+    pub(crate) fn is_unfollowed(&self) -> bool {
+        self.reached.receiver_count() == 0 && self.completed.receiver_count() == 0
     }
 
     /// Hears of completions from now on.
@@ -88,7 +105,7 @@ pub struct Feed {
     store: Arc<StoreRef>,
     after: Seq,
     page: std::vec::IntoIter<Arc<Entry>>,
-    head: watch::Receiver<Seq>,
+    reached: watch::Receiver<Reached>,
     progress: broadcast::Receiver<Progress>,
 }
 
@@ -107,7 +124,7 @@ impl Feed {
             store: Arc::new(StoreRef(store)),
             after,
             page: Vec::new().into_iter(),
-            head: hub.head.subscribe(),
+            reached: hub.reached.subscribe(),
             progress: hub.progress.subscribe(),
         }
     }
@@ -131,23 +148,25 @@ impl Feed {
                 return Ok(FeedItem::Entry(entry));
             }
             // Seen before it is read, so that no commit can fall between the read and the wait.
-            self.head.borrow_and_update();
+            let ended = self.reached.borrow_and_update().ended || self.reached.has_changed().is_err();
             let page = self.store.0.read(self.session, self.after, PAGE).await?;
             if !page.is_empty() {
                 self.page = page.into_iter();
                 continue;
+            }
+            if ended {
+                return Ok(FeedItem::Ended);
             }
             tokio::select! {
                 biased;
                 progress = self.progress.recv() => match progress {
                     Ok(progress) => return Ok(FeedItem::Progress(progress)),
                     Err(broadcast::error::RecvError::Lagged(missed)) => return Ok(FeedItem::ProgressMissed(missed)),
-                    // The hub lives as long as its followers' session is known; without it only the store is left.
-                    Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
+                    // The runtime is gone; what it has written is read once more.
+                    Err(broadcast::error::RecvError::Closed) => {}
                 },
-                changed = self.head.changed() => if changed.is_err() {
-                    std::future::pending::<()>().await;
-                },
+                // The same if it is an error.
+                _ = self.reached.changed() => {}
             }
         }
     }

@@ -9,14 +9,15 @@ use crate::{
     media::{self, MediaError},
     owner::{Slot, stored_outcome},
     shared::Shared,
-    store::{InputRef, InputRow, StoreError},
+    store::{InputRef, InputRow, SessionStatus, StoreError},
 };
 use std::{future::Future, sync::Arc};
 use tokio::sync::oneshot;
 use windlass_core::{
     AcceptOptions, AcceptOutcome, Accepted, CancelOutcome, Control, ControlReport, Disposition, Explanation, Gate,
-    IdempotencyKey, Input, InputId, InputState, JsonText, Outcome, Record, RejectReason, RunBoundaryReceipt, RunClosed,
-    RunId, RunReport, RuntimeState, Seq, Session, SessionId, WithdrawOutcome, render::RunPrimitive,
+    IdempotencyKey, Input, InputId, InputState, JsonText, Outcome, Profile, Record, RejectReason, RunBoundaryReceipt,
+    RunClosed, RunId, RunReport, RuntimeState, Seq, Session, SessionId, Timestamp, WithdrawOutcome,
+    render::RunPrimitive,
 };
 
 /// A session, by name. Cheap to clone; keeps nothing open by itself.
@@ -46,6 +47,39 @@ pub struct SessionView {
     pub head: Seq,
     /// The agent that runs it.
     pub agent: Option<Arc<str>>,
+    /// What it was told about itself.
+    pub profile: Profile,
+    /// When it was created; [`Timestamp::ZERO`] if that is no longer known.
+    pub created_at: Timestamp,
+    /// When its last entry was decided.
+    pub updated_at: Timestamp,
+    /// The intents of peer requests that start no runs, sorted.
+    pub silent_intents: Vec<String>,
+    /// Whether there is something to do now, were an executor there.
+    pub pending: bool,
+    /// When there is something to do next, were an executor there.
+    pub due_at: Option<Timestamp>,
+}
+
+impl SessionView {
+    fn of(session: &Session) -> SessionView {
+        let status = SessionStatus::of(session);
+        SessionView {
+            state: session.state(),
+            gate: status.gate,
+            held: status.held,
+            run: session.current_run(),
+            open_inputs: status.open_inputs,
+            head: session.head(),
+            agent: status.agent,
+            profile: (*status.profile).clone(),
+            created_at: status.created_at,
+            updated_at: session.last_at(),
+            silent_intents: session.silent_intents().to_vec(),
+            pending: status.pending,
+            due_at: status.due_at,
+        }
+    }
 }
 
 impl SessionHandle {
@@ -223,6 +257,25 @@ impl SessionHandle {
         self.control(Control::SetSilentIntents(intents)).await.map(|_| ())
     }
 
+    /// What the session was told about itself.
+    ///
+    /// # Errors
+    /// [`SessionError`], as for every call.
+    pub async fn profile(&self) -> Result<Profile, SessionError> {
+        self.look(|session| Profile::clone(session.profile())).await
+    }
+
+    /// Tells the session about itself; durable. A policy that it names governs what is admitted from now on; what was
+    /// decided before stands.
+    ///
+    /// # Errors
+    /// [`SessionError::Refused`] if it would change the tenant, has no room, names a policy that is not known here, or
+    /// the session is destroyed.
+    pub async fn set_profile(&self, profile: Profile) -> Result<(), SessionError> {
+        self.shared.check_policy(&profile)?;
+        self.control(Control::SetProfile(Arc::new(profile))).await.map(|_| ())
+    }
+
     /// Leaves a note in the feed. Changes nothing.
     ///
     /// # Errors
@@ -301,16 +354,7 @@ impl SessionHandle {
     /// # Errors
     /// [`SessionError`], as for every call.
     pub async fn status(&self) -> Result<SessionView, SessionError> {
-        self.look(|session| SessionView {
-            state: session.state(),
-            gate: session.gate(),
-            held: session.is_held(),
-            run: session.current_run(),
-            open_inputs: session.open_inputs(),
-            head: session.head(),
-            agent: session.agent().cloned(),
-        })
-        .await
+        self.look(SessionView::of).await
     }
 
     /// Where an input is; from the store, if the session has forgotten it.
@@ -398,7 +442,7 @@ impl SessionHandle {
 
     /// Follows the session from the entry after this position, then live.
     pub fn feed(&self, after: Seq) -> Feed {
-        Feed::new(self.id(), Arc::clone(&self.shared.store), self.slot.follow(), after)
+        Feed::new(self.id(), Arc::clone(&self.shared.store), self.hub(), after)
     }
 
     /// Where the session announces what it has committed.

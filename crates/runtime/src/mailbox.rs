@@ -5,6 +5,7 @@
 
 use crate::{
     completion::{Completion, CompletionHandle},
+    creation::NewSession,
     error::SessionError,
     executor::CoreExecutor,
 };
@@ -74,6 +75,12 @@ pub(crate) enum Message {
         seq: CompletionSeq,
         reply: Answer<Result<(), OpsLifecycleError>>,
     },
+    /// Make the session unless it exists; answers whether it was made by this very letter.
+    Create {
+        new: Arc<NewSession>,
+        made: bool,
+        reply: Answer<bool>,
+    },
     /// Attach an executor by hand, unless one is.
     Attach {
         executor: Arc<dyn CoreExecutor>,
@@ -120,6 +127,7 @@ impl Message {
             | Message::Operation { reply, .. }
             | Message::TerminateOperations { reply, .. }
             | Message::CompletionsApplied { reply, .. } => tell(reply, error),
+            Message::Create { reply, .. } => tell(reply, error),
             Message::Attach { reply, .. } => tell(reply, error),
             Message::Look { reply, .. } => reply(Err(error)),
             Message::Watch { reply, .. } => tell(reply, error),
@@ -202,6 +210,9 @@ impl std::fmt::Debug for Attachment {
 
 /// A message under way.
 pub(crate) type Letter = Box<Message>;
+
+/// Messages that share one append.
+pub(crate) const BATCH: usize = 128;
 
 /// Messages that may wait; a sender waits for room.
 pub(crate) const MAILBOX_ROOM: usize = 1024;

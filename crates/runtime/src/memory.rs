@@ -4,11 +4,16 @@
 //! are as small as they can be: a settled input costs 48 bytes, and only the newest [`SETTLED_KEPT`] of a session
 //! have one at all. No lock is ever held across an await.
 
-use crate::store::{
-    Append, IndexChange, InputQuery, InputRef, InputRow, ListQuery, Opened, PutSnapshot, SessionRow, SessionStatus,
-    Store, StoreError,
+use crate::{
+    clock::{Clock, SystemClock},
+    documents::{Document, DocumentError, Documents, checked},
+    store::{
+        Append, IndexChange, InputQuery, InputRef, InputRow, ListQuery, Opened, PutSnapshot, SessionRow, SessionStatus,
+        Store, StoreError, Usage,
+    },
 };
 use async_trait::async_trait;
+use serde_json::Value;
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque, hash_map::RandomState},
     hash::BuildHasher,
@@ -42,6 +47,7 @@ pub struct MemoryStore {
     /// to life when the session does.
     fence: AtomicU64,
     keys: RandomState,
+    documents: Mutex<BTreeMap<(String, String), Document>>,
 }
 
 #[derive(Debug, Default)]
@@ -81,7 +87,12 @@ struct SettledInput {
 
 impl Default for MemoryStore {
     fn default() -> Self {
-        MemoryStore { shards: Default::default(), fence: AtomicU64::new(0), keys: RandomState::new() }
+        MemoryStore {
+            shards: Default::default(),
+            fence: AtomicU64::new(0),
+            keys: RandomState::new(),
+            documents: Mutex::default(),
+        }
     }
 }
 
@@ -136,7 +147,8 @@ impl Store for MemoryStore {
     async fn append(&self, append: Append) -> Result<(), StoreError> {
         #[cfg(debug_assertions)]
         append.entries.iter().for_each(|entry| assert_round_trip(entry));
-        let Append { session, fence, entries, index, status } = append;
+        let told = append.tells_profile();
+        let Append { session, fence, entries, index, mut status } = append;
         let mut shard = self.shard(session);
         let shard = &mut *shard;
         let journal = shard.sessions.get_mut(&session).filter(|journal| journal.fence == Some(fence));
@@ -152,12 +164,16 @@ impl Store for MemoryStore {
         for change in index {
             journal.index(change, |key| self.hash(key));
         }
-        if is_pending(&journal.status) != is_pending(&status) {
-            if is_pending(&status) {
+        if journal.status.is_pending() != status.is_pending() {
+            if status.is_pending() {
                 shard.pending.insert(session)
             } else {
                 shard.pending.remove(&session)
             };
+        }
+        if !told {
+            status.profile = Arc::clone(&journal.status.profile);
+            status.created_at = journal.status.created_at;
         }
         journal.status = status;
         Ok(())
@@ -207,13 +223,13 @@ impl Store for MemoryStore {
         };
         let mut found = Vec::new();
         for session in sessions {
-            let wanted = |row: &InputRow| {
-                query.after.is_none_or(|after| (row.session, row.input) > after)
-                    && query.open.is_none_or(|open| row.settled.is_none() == open)
-                    && (!query.dead || row.dead)
-            };
-            let rows =
-                self.peek(session, |journal| -> Vec<InputRow> { journal.rows(session).map(|(row, _)| row).collect() });
+            let wanted =
+                |row: &InputRow| query.after.is_none_or(|after| (row.session, row.input) > after) && query.wants(row);
+            let of_tenant =
+                |journal: &Journal| query.tenant.as_ref().is_none_or(|tenant| *tenant == journal.status.profile.tenant);
+            let rows = self.peek(session, |journal| -> Vec<InputRow> {
+                if of_tenant(journal) { journal.rows(session).map(|(row, _)| row).collect() } else { Vec::new() }
+            });
             let mut rows = rows.unwrap_or_default();
             rows.sort_unstable_by_key(|row| (row.input, std::cmp::Reverse(row.accepted_seq)));
             rows.dedup_by_key(|row| row.input);
@@ -247,17 +263,39 @@ impl Store for MemoryStore {
         use std::ops::Bound::{Excluded, Unbounded};
         let limit = query.limit as usize;
         let range = (query.after.map_or(Unbounded, Excluded), Unbounded);
+        let wanted = |journal: &Journal| journal.head() > Seq::ZERO && query.wants(&journal.status);
         let ids = self.ids(
             |shard, ids| {
                 if query.pending {
-                    ids.extend(shard.pending.range(range).take(limit));
+                    let pending = shard.pending.range(range);
+                    ids.extend(pending.filter(|id| wanted(&shard.sessions[*id])).take(limit));
                 } else {
-                    ids.extend(shard.sessions.range(range).map(|(id, _)| id).take(limit));
+                    let all = shard.sessions.range(range);
+                    ids.extend(all.filter(|(_, journal)| wanted(journal)).map(|(id, _)| id).take(limit));
                 }
             },
             limit,
         );
         Ok(ids.into_iter().filter_map(|id| self.peek(id, |journal| journal.row(id)).flatten()).collect())
+    }
+
+    async fn usage(&self, tenant: Option<&str>) -> Result<Usage, StoreError> {
+        let mut usage = Usage::default();
+        for shard in &self.shards {
+            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            let of_tenant = |journal: &&Box<Journal>| {
+                journal.head() > Seq::ZERO && journal.status.profile.tenant.as_deref() == tenant
+            };
+            for journal in shard.sessions.values().filter(of_tenant) {
+                usage.sessions += 1;
+                usage.open_inputs += u64::from(journal.status.open_inputs);
+            }
+        }
+        Ok(usage)
+    }
+
+    async fn probe(&self) -> Result<(), StoreError> {
+        Ok(())
     }
 
     async fn delete(&self, session: SessionId, fence: Fence) -> Result<(), StoreError> {
@@ -268,6 +306,45 @@ impl Store for MemoryStore {
         shard.sessions.remove(&session);
         shard.pending.remove(&session);
         Ok(())
+    }
+}
+
+impl MemoryStore {
+    fn documents(&self) -> MutexGuard<'_, BTreeMap<(String, String), Document>> {
+        self.documents.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait]
+impl Documents for MemoryStore {
+    async fn get(&self, kind: &str, key: &str) -> Result<Option<Document>, DocumentError> {
+        Ok(self.documents().get(&(kind.to_owned(), key.to_owned())).cloned())
+    }
+
+    async fn put(&self, kind: &str, key: &str, body: Value, expected: Option<u64>) -> Result<u64, DocumentError> {
+        checked(kind, key, &body)?;
+        let mut documents = self.documents();
+        let name = (kind.to_owned(), key.to_owned());
+        let found = documents.get(&name).map_or(0, |document| document.version);
+        if let Some(expected) = expected.filter(|expected| *expected != found) {
+            let (kind, key) = name;
+            return Err(DocumentError::Conflict { kind, key, expected, found });
+        }
+        let (key, version, updated_at) = (key.to_owned(), found + 1, SystemClock.now());
+        documents.insert(name, Document { key, version, body, updated_at });
+        Ok(version)
+    }
+
+    async fn list(&self, kind: &str, after: Option<&str>, limit: u32) -> Result<Vec<Document>, DocumentError> {
+        let documents = self.documents();
+        let from = (kind.to_owned(), after.unwrap_or_default().to_owned());
+        let of_kind = documents.range(from..).take_while(|((other, _), _)| other == kind);
+        let later = of_kind.filter(|((_, key), _)| after.is_none_or(|after| key.as_str() > after));
+        Ok(later.take(limit as usize).map(|(_, document)| document.clone()).collect())
+    }
+
+    async fn delete(&self, kind: &str, key: &str) -> Result<bool, DocumentError> {
+        Ok(self.documents().remove(&(kind.to_owned(), key.to_owned())).is_some())
     }
 }
 
@@ -335,11 +412,6 @@ impl Journal {
 
 fn latest(rows: impl Iterator<Item = (InputRow, u64)>) -> Option<(InputRow, u64)> {
     rows.max_by_key(|(row, _)| row.accepted_seq)
-}
-
-/// Whether there is something to do, now or later.
-fn is_pending(status: &SessionStatus) -> bool {
-    status.pending || status.due_at.is_some()
 }
 
 /// This store never encodes, so debug builds make sure that every other store can.

@@ -6,6 +6,7 @@
 
 use crate::{
     actor::{Actor, Exit, panic_text},
+    creation::first_word,
     error::SessionError,
     executor::{CoreExecutor, ExecutorFactory},
     feed::FeedHub,
@@ -24,13 +25,11 @@ use std::{
     time::Duration,
 };
 use tokio::sync::mpsc;
-use windlass_core::{Event, Outcome, Session, SessionId};
+use windlass_core::{Event, Outcome, Seq, Session, SessionId};
 
 /// What is known of a session in this process, open or put away.
 pub(crate) struct Slot {
     pub(crate) id: SessionId,
-    /// For its creation.
-    pub(crate) agent: Option<Arc<str>>,
     door: Mutex<Door>,
     /// Attached by hand; stays through putting away.
     executor: Mutex<Option<Arc<dyn CoreExecutor>>>,
@@ -52,10 +51,9 @@ enum Door {
 }
 
 impl Slot {
-    pub(crate) fn new(id: SessionId, agent: Option<Arc<str>>) -> Slot {
+    pub(crate) fn new(id: SessionId) -> Slot {
         Slot {
             id,
-            agent,
             door: Mutex::new(Door::Shut),
             executor: Mutex::new(None),
             hub: OnceLock::new(),
@@ -154,9 +152,14 @@ impl Slot {
         std::mem::replace(&mut *self.executor.lock().unwrap_or_else(PoisonError::into_inner), executor)
     }
 
-    /// Where the session announces commits, made for the first follower.
+    /// Where the session announces commits, made for the first follower. One that is let go of announces nothing more.
     pub(crate) fn follow(&self) -> &Arc<FeedHub> {
-        self.hub.get_or_init(|| Arc::new(FeedHub::new()))
+        let hub = self.hub.get_or_init(|| Arc::new(FeedHub::new()));
+        // Looked at after the hub is there: whoever lets go of the slot shuts its door first, and then tells the hub.
+        if matches!(*self.door(), Door::Gone) {
+            hub.let_go();
+        }
+        hub
     }
 
     pub(crate) fn hub(&self) -> Option<&Arc<FeedHub>> {
@@ -170,15 +173,19 @@ const REOPEN_FIRST: Duration = Duration::from_millis(100);
 const REOPEN_LONGEST: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(60)];
 
 async fn own(shared: Arc<Shared>, slot: Arc<Slot>, mailbox: Mailbox, mut inbox: mpsc::Receiver<Letter>) {
-    let mut waiters = Waiters::default();
+    let mut waiters = Waiters::new(shared.observer.clone());
     let mut first = Vec::new();
     loop {
         let error = match live(&shared, &slot, &mailbox, &mut inbox, &mut first, &mut waiters).await {
             Ok(()) => return,
             Err(error) => error,
         };
-        tracing::warn!(session = %slot.id, error = %error, "session lost, its journal will be read again");
+        let missing = matches!(error, SessionError::NotFound(_));
+        if !missing {
+            tracing::warn!(session = %slot.id, error = %error, "session lost, its journal will be read again");
+        }
         let over = match &error {
+            SessionError::NotFound(_) => Some("session never created"),
             SessionError::Store(StoreError::Fenced { .. }) => Some("ownership lost"),
             SessionError::Corrupt { .. }
             | SessionError::Store(StoreError::Corrupt { .. } | StoreError::Newer { .. }) => Some("store corrupt"),
@@ -197,6 +204,8 @@ async fn own(shared: Arc<Shared>, slot: Arc<Slot>, mailbox: Mailbox, mut inbox: 
             if let Some((reason, _)) = leaving.first() {
                 // Its last entry could not be made durable, so the next opening accounts for its run.
                 shared.let_go(&slot, reason);
+            } else if missing {
+                shared.let_go(&slot, "session never created");
             } else {
                 if over.is_none() {
                     // Nobody waits: the next message, or the alarm, opens it again.
@@ -209,7 +218,7 @@ async fn own(shared: Arc<Shared>, slot: Arc<Slot>, mailbox: Mailbox, mut inbox: 
                 letter.refuse_but_leave(&error, &mut leaving);
             }
             for (_, reply) in leaving {
-                drop(reply.send(Err(error.clone())));
+                drop(reply.send(if missing { Ok(()) } else { Err(error.clone()) }));
             }
             return;
         }
@@ -232,7 +241,8 @@ async fn live(
     loop {
         // A panic is contained like a failure of the store: what is true stands in the journal. It counts as a death of
         // the process, so that what makes an owner panic is not tried for ever.
-        let opened = AssertUnwindSafe(Box::pin(open(shared, slot, mailbox, waiters))).catch_unwind().await;
+        let opening = Box::pin(open(shared, slot, mailbox, inbox, first, waiters));
+        let opened = AssertUnwindSafe(opening).catch_unwind().await;
         let mut actor = opened.unwrap_or_else(|panic| Err(SessionError::panicked(&*panic)))?;
         slot.lost.store(false, Ordering::Relaxed);
         let error = match AssertUnwindSafe(actor.live(inbox, first, waiters)).catch_unwind().await {
@@ -258,26 +268,39 @@ async fn open(
     shared: &Arc<Shared>,
     slot: &Arc<Slot>,
     mailbox: &Mailbox,
+    inbox: &mut mpsc::Receiver<Letter>,
+    first: &mut Vec<Letter>,
     waiters: &mut Waiters,
 ) -> Result<Box<Actor>, SessionError> {
     let opened = shared.store.open(slot.id).await?;
     let (limits, policy) = (shared.limits.clone(), Arc::clone(&shared.policy));
     let snapshot = opened.snapshot.as_ref().map(|(_, snapshot)| &**snapshot);
-    let session = Session::recover(slot.id, limits, policy, snapshot, &opened.tail)
+    let mut session = Session::recover(slot.id, limits, policy, snapshot, &opened.tail)
         .map_err(|error| SessionError::Corrupt { session: slot.id, error })?;
+    let new = match session.head() {
+        Seq::ZERO => Some(first_word(slot.id, inbox, first).await.ok_or(SessionError::NotFound(slot.id))?),
+        _ => None,
+    };
+    let profile = new.as_ref().map_or(&**session.profile(), |new| &new.profile);
+    let policy = shared.policy_of(slot.id, profile);
+    session.use_policy(policy);
+    let agent = new.as_ref().map_or(session.agent(), |new| new.agent.as_ref()).cloned();
     if let Some(hub) = slot.hub() {
         // An append whose result was unknown may have been done.
         hub.committed(session.head());
         hub.completed(session.completion_watermark());
     }
     let executor = match (slot.executor(), &shared.factory) {
-        (None, Some(factory)) => make_executor(&**factory, slot, &session, shared.options.stop_limit).await,
+        (None, Some(factory)) => make_executor(&**factory, slot.id, agent.as_deref(), shared.options.stop_limit).await,
         (by_hand, _) => by_hand,
     };
     tell_what_ended(shared, &session, waiters).await?;
     let mut actor = Box::new(Actor::new(Arc::clone(shared), Arc::clone(slot), mailbox.clone(), session, &opened));
-    let (agent, same_process) = (slot.agent.clone(), slot.lost.load(Ordering::Relaxed));
+    let same_process = slot.lost.load(Ordering::Relaxed);
     actor.take_step(Event::Opened { incarnation: shared.incarnation, agent, same_process });
+    if let Some(new) = new {
+        actor.begin(&new);
+    }
     if let Some(executor) = executor {
         actor.attach(executor, false);
     }
@@ -288,19 +311,18 @@ async fn open(
 /// next opening asks again.
 async fn make_executor(
     factory: &dyn ExecutorFactory,
-    slot: &Slot,
-    session: &Session,
+    session: SessionId,
+    agent: Option<&str>,
     limit: Duration,
 ) -> Option<Arc<dyn CoreExecutor>> {
-    let agent = session.agent().or(slot.agent.as_ref());
-    let made = AssertUnwindSafe(async { factory.executor(slot.id, agent.map(|agent| &**agent)).await }).catch_unwind();
+    let made = AssertUnwindSafe(async { factory.executor(session, agent).await }).catch_unwind();
     let error = match tokio::time::timeout(limit, made).await {
         Ok(Ok(Ok(executor))) => return Some(executor),
         Ok(Ok(Err(error))) => error.to_string(),
         Ok(Err(panic)) => format!("the factory panicked: {}", panic_text(&*panic)),
         Err(_) => format!("the factory made none within {limit:?}"),
     };
-    tracing::warn!(session = %slot.id, error, "no executor could be made");
+    tracing::warn!(%session, error, "no executor could be made");
     None
 }
 

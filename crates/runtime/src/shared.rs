@@ -4,7 +4,9 @@ use crate::{
     actor::{UNREGISTERED, clean_up},
     blob::BlobStore,
     clock::Clock,
+    creation::Policies,
     executor::ExecutorFactory,
+    observer::Observer,
     owner::Slot,
     store::Store,
 };
@@ -22,6 +24,8 @@ pub(crate) struct Shared {
     pub(crate) blobs: Option<Arc<dyn BlobStore>>,
     pub(crate) factory: Option<Arc<dyn ExecutorFactory>>,
     pub(crate) policy: Arc<PolicyTable>,
+    pub(crate) policies: Option<Arc<dyn Policies>>,
+    pub(crate) observer: Option<Arc<dyn Observer>>,
     pub(crate) limits: Limits,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) options: Options,
@@ -59,9 +63,9 @@ impl Shared {
     }
 
     /// The slot of this session, made if there is none.
-    pub(crate) fn slot_or_new(&self, session: SessionId, agent: Option<Arc<str>>) -> Arc<Slot> {
+    pub(crate) fn slot_or_new(&self, session: SessionId) -> Arc<Slot> {
         let mut slots = self.slots();
-        Arc::clone(slots.entry(session).or_insert_with(|| Arc::new(Slot::new(session, agent))))
+        Arc::clone(slots.entry(session).or_insert_with(|| Arc::new(Slot::new(session))))
     }
 
     /// Forgets a slot that nothing depends on: its executor comes from a factory, and nobody holds or follows it. Such
@@ -69,7 +73,8 @@ impl Shared {
     pub(crate) fn put_away(&self, slot: &Arc<Slot>) {
         let mut slots = self.slots();
         // Held by the map, its owner and its actor, who asks. New holders come from the map only, which is locked.
-        let unused = Arc::strong_count(slot) <= 3 && slot.executor().is_none() && slot.hub().is_none();
+        let unfollowed = slot.hub().is_none_or(|hub| hub.is_unfollowed());
+        let unused = Arc::strong_count(slot) <= 3 && slot.executor().is_none() && unfollowed;
         if unused && self.factory.is_some() && self.options.open_on_demand {
             slots.remove(&slot.id);
         }
@@ -162,7 +167,7 @@ pub(crate) async fn ring(shared: Weak<Shared>, alarms: Arc<Alarms>) {
             let now = shared.clock.now();
             for session in alarms.take_due(now) {
                 // Opening is all that is wanted; one that is open needs no alarm, and a failure sets the next.
-                if let Err(error) = shared.slot_or_new(session, None).mailbox(&shared) {
+                if let Err(error) = shared.slot_or_new(session).mailbox(&shared) {
                     tracing::debug!(%session, %error, "not opened");
                 }
             }

@@ -8,8 +8,8 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use windlass_core::{
-    Entry, Fence, Gate, IdempotencyKey, InputId, InputKind, InputState, RunBoundaryReceipt, RunId, Seq, Session,
-    SessionId, Snapshot, Timestamp,
+    Entry, Fence, Gate, IdempotencyKey, InputId, InputKind, InputState, Profile, Record, RunBoundaryReceipt, RunId,
+    Seq, Session, SessionId, Snapshot, Timestamp,
 };
 
 /// Where journals are kept. One store serves many sessions and any number of callers at once.
@@ -86,11 +86,25 @@ pub trait Store: Send + Sync + 'static {
     /// As for any read.
     async fn session(&self, session: SessionId) -> Result<Option<SessionRow>, StoreError>;
 
-    /// Rows of sessions, by id, filtered: for people, and to resume work at start.
+    /// Rows of sessions, by id, filtered: for people, and to resume work at start. A session that was opened and never
+    /// written to is not listed.
     ///
     /// # Errors
     /// As for any read.
     async fn list(&self, query: ListQuery) -> Result<Vec<SessionRow>, StoreError>;
+
+    /// What a tenant's sessions take together; none: the default tenant. Costs as much as the tenant has sessions, so
+    /// ask now and then, not with each request.
+    ///
+    /// # Errors
+    /// As for any read.
+    async fn usage(&self, tenant: Option<&str>) -> Result<Usage, StoreError>;
+
+    /// Commits something of no meaning, durably: whether this answers `Ok` is whether the store takes appends.
+    ///
+    /// # Errors
+    /// What an append would be answered now.
+    async fn probe(&self) -> Result<(), StoreError>;
 
     /// Forgets a session wholly. Idempotent.
     ///
@@ -123,8 +137,17 @@ pub struct Append {
     pub entries: Vec<Arc<Entry>>,
     /// What changes in the rows of inputs, in order.
     pub index: Vec<IndexChange>,
-    /// The session's row after these entries.
+    /// The session's row after these entries. Its profile and its creation are taken over only if the entries hold the
+    /// record that said so, since they cost a store more to change than the rest.
     pub status: SessionStatus,
+}
+
+impl Append {
+    /// Whether the entries say what [`SessionStatus::profile`] and [`SessionStatus::created_at`] are now.
+    pub fn tells_profile(&self) -> bool {
+        let tells = |record: &Record| matches!(record, Record::SessionCreated { .. } | Record::ProfileSet { .. });
+        self.entries.iter().any(|entry| tells(&entry.record))
+    }
 }
 
 /// One change of an input's row. There are two in its life.
@@ -171,9 +194,18 @@ pub struct SessionStatus {
     pub due_at: Option<Timestamp>,
     /// The agent that runs it.
     pub agent: Option<Arc<str>>,
+    /// When it was created; [`Timestamp::ZERO`] if that is no longer known.
+    pub created_at: Timestamp,
+    /// What it was told about itself.
+    pub profile: Arc<Profile>,
 }
 
 impl SessionStatus {
+    /// Whether there is something to do, now or later, were an executor there.
+    pub fn is_pending(&self) -> bool {
+        self.pending || self.due_at.is_some()
+    }
+
     /// What can be told of this session.
     pub fn of(session: &Session) -> SessionStatus {
         SessionStatus {
@@ -185,6 +217,8 @@ impl SessionStatus {
             pending: session.is_pending() || session.active_operations() > 0,
             due_at: session.pending_at(),
             agent: session.agent().cloned(),
+            created_at: session.created_at(),
+            profile: Arc::clone(session.profile()),
         }
     }
 }
@@ -235,8 +269,13 @@ pub enum InputRef {
 pub struct InputQuery {
     /// Only of this session.
     pub session: Option<SessionId>,
+    /// Only of this tenant's sessions (`Some(None)`: of the default tenant's).
+    pub tenant: Option<Option<Arc<str>>>,
     /// Only those that are open (`Some(false)`: only those that are over).
     pub open: Option<bool>,
+    /// Only those in this terminal state. Of the other states a store knows only that such an input is open, and lists
+    /// all that are.
+    pub state: Option<InputState>,
     /// Only dead letters.
     pub dead: bool,
     /// Only after this one.
@@ -250,10 +289,51 @@ pub struct InputQuery {
 pub struct ListQuery {
     /// Only those with something to do, now or later. Answered from an index: costs what it returns.
     pub pending: bool,
+    /// Only this tenant's (`Some(None)`: the default tenant's). Answered from an index.
+    pub tenant: Option<Option<Arc<str>>>,
+    /// Only those of this agent.
+    pub agent: Option<Arc<str>>,
+    /// Only those of this name. Answered from an index.
+    pub name: Option<Arc<str>>,
+    /// Only those that have each of these labels, key and value.
+    pub labels: Vec<(String, String)>,
+    /// Only those with this gate.
+    pub gate: Option<Gate>,
     /// Only after this one.
     pub after: Option<SessionId>,
     /// At most so many.
     pub limit: u32,
+}
+
+impl InputQuery {
+    /// Whether a row is wanted, but for its tenant, its place and the limit.
+    pub(crate) fn wants(&self, row: &InputRow) -> bool {
+        self.open.is_none_or(|open| row.settled.is_none() == open)
+            && self.state.is_none_or(|state| row.settled == Some(state).filter(|state| state.is_terminal()))
+            && (!self.dead || row.dead)
+    }
+}
+
+impl ListQuery {
+    /// Whether a session is wanted, but for its place and the limit.
+    pub(crate) fn wants(&self, status: &SessionStatus) -> bool {
+        let profile = &*status.profile;
+        (!self.pending || status.is_pending())
+            && self.tenant.as_ref().is_none_or(|tenant| *tenant == profile.tenant)
+            && self.agent.as_ref().is_none_or(|agent| status.agent.as_ref() == Some(agent))
+            && self.name.as_ref().is_none_or(|name| profile.name.as_ref() == Some(name))
+            && self.labels.iter().all(|(key, value)| profile.labels.get(key) == Some(value))
+            && self.gate.is_none_or(|gate| status.gate == gate)
+    }
+}
+
+/// What a tenant's sessions take together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// Its sessions.
+    pub sessions: u64,
+    /// The inputs of all of them that are not over.
+    pub open_inputs: u64,
 }
 
 /// A snapshot to keep.

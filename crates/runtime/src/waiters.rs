@@ -1,22 +1,30 @@
 //! Who waits for the end of which input?
 
-use crate::completion::{Completion, CompletionOutcome, completion_of};
-use std::collections::HashMap;
+use crate::{
+    completion::{Completion, CompletionOutcome, completion_of},
+    observer::{Counted, Observer},
+};
+use std::{collections::HashMap, sync::Arc};
 use tokio::sync::oneshot;
 use windlass_core::{InputId, InputState, Outcome};
 
 /// Those who wait for the end of inputs. They outlive a failure of the store.
-#[derive(Default)]
 pub(crate) struct Waiters {
     by_input: HashMap<InputId, Vec<Waiter>>,
+    observer: Option<Arc<dyn Observer>>,
 }
 
 struct Waiter {
     sender: oneshot::Sender<Completion>,
     via: Option<InputId>,
+    _counted: Counted,
 }
 
 impl Waiters {
+    pub(crate) fn new(observer: Option<Arc<dyn Observer>>) -> Waiters {
+        Waiters { by_input: HashMap::new(), observer }
+    }
+
     /// Whether nobody waits any more. Forgets those who gave up.
     pub(crate) fn is_empty(&mut self) -> bool {
         self.by_input.retain(|_, waiters| {
@@ -32,7 +40,7 @@ impl Waiters {
         if waiters.len() == waiters.capacity() {
             waiters.retain(|waiter| !waiter.sender.is_closed());
         }
-        waiters.push(Waiter { sender, via: None });
+        waiters.push(Waiter { sender, via: None, _counted: Counted::waiter(self.observer.as_ref()) });
     }
 
     /// Tells the waiters of an input how it ended. Those of an absorbed input go on waiting for the newer one.
@@ -44,7 +52,7 @@ impl Waiters {
             return;
         }
         let outcome = completion_of(outcome);
-        for Waiter { sender, via } in waiters {
+        for Waiter { sender, via, _counted } in waiters {
             // An error says that the waiter is gone.
             drop(sender.send(Completion { outcome: outcome.clone(), via }));
         }
@@ -52,7 +60,7 @@ impl Waiters {
 
     /// Tells everybody that the session ended under them.
     pub(crate) fn terminate(&mut self, reason: &str) {
-        for Waiter { sender, via } in self.by_input.drain().flat_map(|(_, waiters)| waiters) {
+        for Waiter { sender, via, _counted } in self.by_input.drain().flat_map(|(_, waiters)| waiters) {
             drop(sender.send(Completion { outcome: CompletionOutcome::RuntimeTerminated(reason.into()), via }));
         }
     }
@@ -63,7 +71,7 @@ impl Waiters {
             Some(state) => CompletionOutcome::Forgotten(state),
             None => CompletionOutcome::RuntimeTerminated("input lost".into()),
         };
-        for Waiter { sender, via } in self.by_input.remove(&input).into_iter().flatten() {
+        for Waiter { sender, via, _counted } in self.by_input.remove(&input).into_iter().flatten() {
             drop(sender.send(Completion { outcome: outcome.clone(), via }));
         }
     }

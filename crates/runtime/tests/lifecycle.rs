@@ -305,7 +305,7 @@ async fn a_restart_resumes_pending_work_with_no_one_asking() {
         let done = handle.completion(InputRef::Id(input_id(n))).await.unwrap();
         assert_eq!(text(done.wait().await), "pending");
     }
-    let query = ListQuery { pending: true, after: None, limit: 100 };
+    let query = ListQuery { pending: true, limit: 100, ..ListQuery::default() };
     assert!(after.adapter.list_sessions(query).await.unwrap().is_empty());
 }
 

@@ -22,7 +22,7 @@ mod migrations {
 /// `WIND`, in the header of each file of ours.
 const APPLICATION_ID: i64 = 0x5749_4e44;
 /// The newest schema this version knows.
-const SCHEMA: u32 = 1;
+const SCHEMA: u32 = 2;
 /// Before this version SQLite could lose a committed transaction when the write-ahead log was reset.
 const OLDEST_SQLITE: i32 = 3_051_003;
 /// How long to wait for somebody who looks at the file with other tools.
@@ -58,13 +58,13 @@ impl Lock {
     }
 }
 
-fn beside(path: &Path, suffix: &str) -> PathBuf {
+pub(crate) fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     name.into()
 }
 
-fn unopened(path: &Path, error: &std::io::Error) -> StoreError {
+pub(crate) fn unopened(path: &Path, error: &std::io::Error) -> StoreError {
     let detail: Arc<str> = format!("{}: {error}", path.display()).into();
     match error.kind() {
         ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => StoreError::ReadOnly(detail),
@@ -127,7 +127,7 @@ pub(crate) fn open_reader(path: &Path) -> Result<Connection, StoreError> {
 }
 
 /// The schema of the file, 0 if it is yet to be made. Changes nothing.
-fn look(path: &Path) -> Result<u32, StoreError> {
+pub(crate) fn look(path: &Path) -> Result<u32, StoreError> {
     let mut header = [0; 100];
     match File::open(path).and_then(|mut file| file.read(&mut header)) {
         Ok(0) => return Ok(0),
@@ -222,14 +222,25 @@ pub(crate) fn copy(connection: &Connection, to: &Path) -> Result<(), StoreError>
         return Err(StoreError::Unavailable(format!("{} exists already; choose another name", to.display()).into()));
     }
     let half = beside(to, ".partial");
-    match std::fs::remove_file(&half) {
-        Err(error) if error.kind() != ErrorKind::NotFound => return Err(unopened(&half, &error)),
+    copy_aside(connection, to, &half)?;
+    rename(&half, to)
+}
+
+/// The copy under another name, synced. What a copy before it has left there is overwritten.
+pub(crate) fn copy_aside(connection: &Connection, to: &Path, half: &Path) -> Result<(), StoreError> {
+    match std::fs::remove_file(half) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(unopened(half, &error)),
         _ => {}
     }
     let name = half.to_str().ok_or_else(|| StoreError::Unavailable("the backup's name is not UTF-8".into()))?;
     connection.execute("VACUUM INTO ?", [name]).map_err(|error| refused(to, error))?;
-    let done = File::open(&half).and_then(|file| file.sync_all()).and_then(|()| std::fs::rename(&half, to));
-    done.and_then(|()| sync_folder(to)).map_err(|error| unopened(to, &error))
+    File::open(half).and_then(|file| file.sync_all()).map_err(|error| unopened(half, &error))
+}
+
+/// Gives a file another name, durably.
+pub(crate) fn rename(from: &Path, to: &Path) -> Result<(), StoreError> {
+    let renamed = std::fs::rename(from, to).and_then(|()| sync_folder(to));
+    renamed.map_err(|error| unopened(to, &error))
 }
 
 /// Makes a new name in a folder survive a loss of power.

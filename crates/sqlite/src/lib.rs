@@ -5,18 +5,22 @@
 //! file, `rows.rs` encodes and checks, `verify.rs` recomputes everything offline.
 
 mod crash;
+mod documents;
 mod file;
+mod query;
+mod restore;
 mod rows;
 mod verify;
 mod writer;
 
 pub use crash::crash_point;
+pub use restore::restore;
 pub use verify::{Problem, VerifyReport, verify, verify_with};
 
 use async_trait::async_trait;
 use rows::{
-    Rows, bytes, corrupt, entries, input_columns, input_row, receipt, receipt_checksum, session_by_id, session_columns,
-    session_row, snapshots, unreadable,
+    Rows, bytes, corrupt, entries, input_columns, input_row, receipt, receipt_checksum, session_by_id, snapshots,
+    unreadable,
 };
 use rusqlite::{Connection, params};
 use std::{
@@ -26,13 +30,14 @@ use std::{
 };
 use tokio::sync::Semaphore;
 use windlass_core::{Entry, Fence, RunBoundaryReceipt, RunId, Seq, SessionId};
+use windlass_runtime::Observer;
 use windlass_runtime::store::{
-    Append, InputQuery, InputRef, InputRow, ListQuery, Opened, PutSnapshot, SessionRow, Store, StoreError,
+    Append, InputQuery, InputRef, InputRow, ListQuery, Opened, PutSnapshot, SessionRow, Store, StoreError, Usage,
 };
 use writer::{Change, SnapshotRow, Writer};
 
 /// What can be chosen about a store. The default suits everybody but tests.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct SqliteOptions {
     /// The file has at most so many pages of 4 KiB; beyond them it is [`StoreError::Full`]. None: as the disk allows.
     pub max_pages: Option<u32>,
@@ -40,11 +45,25 @@ pub struct SqliteOptions {
     pub readers: usize,
     /// So many changes wait for the writer; more callers wait to be let in. At least 1.
     pub queue: usize,
+    /// Who hears of commits. None: nobody, which costs nothing.
+    pub observer: Option<Arc<dyn Observer>>,
+}
+
+impl std::fmt::Debug for SqliteOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let SqliteOptions { max_pages, readers, queue, observer } = self;
+        f.debug_struct("SqliteOptions")
+            .field("max_pages", max_pages)
+            .field("readers", readers)
+            .field("queue", queue)
+            .field("observer", &observer.is_some())
+            .finish()
+    }
 }
 
 impl Default for SqliteOptions {
     fn default() -> Self {
-        SqliteOptions { max_pages: None, readers: 4, queue: 4_096 }
+        SqliteOptions { max_pages: None, readers: 4, queue: 4_096, observer: None }
     }
 }
 
@@ -118,16 +137,18 @@ impl SqliteStore {
         Ok(SqliteStore { writer: None, readers })
     }
 
-    /// Copies the whole store to a new file, which is complete and synced when this returns. Reading and writing go
-    /// on meanwhile; what is committed after the call may be missing in the copy.
+    /// Copies the whole store to a new file, which is complete, synced and verified when this returns. Reading and
+    /// writing go on meanwhile; what is committed after the call may be missing in the copy.
     ///
     /// Dropping the future does not stop the copy; a half one is named `<to>.partial`.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`] if `to` exists, otherwise as the file system says.
-    pub async fn backup(&self, to: impl Into<PathBuf>) -> Result<(), StoreError> {
-        let to = to.into();
-        self.with_reader(move |connection| file::copy(connection, &to)).await
+    /// [`StoreError::Unavailable`] if `to` exists; [`StoreError::Corrupt`] if what was copied is not as it was written,
+    /// with the first problem: nothing is left at `to` then, run [`verify`] to see all. Otherwise as the file system
+    /// says.
+    pub async fn backup(&self, to: impl AsRef<Path>) -> Result<VerifyReport, StoreError> {
+        let to = to.as_ref().to_owned();
+        self.with_reader(move |connection| restore::copy_verified(connection, &to)).await
     }
 
     /// What the store has done since it was opened.
@@ -190,14 +211,6 @@ impl SqliteStore {
         })
         .await
     }
-}
-
-/// After (?1, ?2), of sessions up to ?3, open or not as ?4 says, at most ?5.
-macro_rules! input_page {
-    () => {
-        "(session, id) > (?1, ?2) AND session <= ?3 AND (?4 IS NULL OR (settled IS NULL) = ?4) \
-         ORDER BY session, id LIMIT ?5"
-    };
 }
 
 #[async_trait]
@@ -270,33 +283,7 @@ impl Store for SqliteStore {
     }
 
     async fn inputs(&self, query: InputQuery) -> Result<Vec<InputRow>, StoreError> {
-        self.look(move |connection| {
-            // The empty blob sorts before every id, seventeen bytes of 255 after.
-            let session = query.session.map(|session| *session.as_uuid().as_bytes());
-            let after = query.after.map(|(session, id)| (*session.as_uuid().as_bytes(), *id.as_uuid().as_bytes()));
-            let from = session.as_ref().map_or(&[][..], |id| &id[..]);
-            let to = session.as_ref().map_or(&[255; 17][..], |id| &id[..]);
-            let after = after.as_ref().map_or((&[][..], &[][..]), |(session, id)| (&session[..], &id[..]));
-            let (session, id) = (from, &[][..]).max(after);
-            let sql = if query.dead {
-                concat!(
-                    "SELECT ",
-                    input_columns!(),
-                    " FROM input INDEXED BY input_dead WHERE dead = 1 AND ",
-                    input_page!()
-                )
-            } else {
-                concat!("SELECT ", input_columns!(), " FROM input WHERE ", input_page!())
-            };
-            let mut select = connection.prepare_cached(sql).map_err(unreadable)?;
-            let mut rows = select.query(params![session, id, to, query.open, query.limit]).map_err(unreadable)?;
-            let mut found = Vec::new();
-            while let Some(row) = rows.next().map_err(unreadable)? {
-                found.push(input_row(row)?);
-            }
-            Ok(found)
-        })
-        .await
+        self.look(move |connection| query::inputs(connection, &query)).await
     }
 
     async fn receipt(
@@ -313,27 +300,16 @@ impl Store for SqliteStore {
     }
 
     async fn list(&self, query: ListQuery) -> Result<Vec<SessionRow>, StoreError> {
-        self.look(move |connection| {
-            let sql = if query.pending {
-                concat!(
-                    "SELECT ",
-                    session_columns!(),
-                    " FROM session INDEXED BY session_pending",
-                    " WHERE (pending = 1 OR due_at IS NOT NULL) AND id > ? ORDER BY id LIMIT ?"
-                )
-            } else {
-                concat!("SELECT ", session_columns!(), " FROM session WHERE id > ? ORDER BY id LIMIT ?")
-            };
-            let mut select = connection.prepare_cached(sql).map_err(unreadable)?;
-            let after = query.after.as_ref().map_or(&[][..], |id| bytes(id));
-            let mut rows = select.query(params![after, query.limit]).map_err(unreadable)?;
-            let mut found = Vec::new();
-            while let Some(row) = rows.next().map_err(unreadable)? {
-                found.push(session_row(row)?.0);
-            }
-            Ok(found)
-        })
-        .await
+        self.look(move |connection| query::sessions(connection, &query)).await
+    }
+
+    async fn usage(&self, tenant: Option<&str>) -> Result<Usage, StoreError> {
+        let tenant = tenant.map(str::to_owned);
+        self.look(move |connection| query::usage(connection, tenant.as_deref())).await
+    }
+
+    async fn probe(&self) -> Result<(), StoreError> {
+        self.write(Change::Probe).await.map(drop)
     }
 
     async fn delete(&self, session: SessionId, fence: Fence) -> Result<(), StoreError> {

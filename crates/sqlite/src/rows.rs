@@ -2,11 +2,15 @@
 //!
 //! Everything is encoded on the caller's task, so that the writer only writes; everything is checked when it is read.
 
-use rusqlite::{Connection, Row, params, types::ValueRef};
+use rusqlite::{
+    Connection, Row, params,
+    types::{Type, ValueRef},
+};
 use serde::{Serialize, de::DeserializeOwned};
-use std::{num::NonZeroU64, sync::Arc};
+use std::{collections::BTreeMap, num::NonZeroU64, sync::Arc};
 use windlass_core::{
-    Entry, Fence, Gate, InputId, InputState, Record, RunBoundaryReceipt, RunId, Seq, SessionId, Snapshot, Timestamp,
+    Entry, Fence, Gate, InputId, InputState, Profile, Record, RunBoundaryReceipt, RunId, Seq, SessionId, Snapshot,
+    Timestamp,
 };
 use windlass_runtime::store::{Append, IndexChange, InputRow, SessionRow, SessionStatus, StoreError};
 
@@ -23,6 +27,8 @@ pub(crate) struct Rows {
     pub(crate) receipts: Vec<(RunId, u64, Seq)>,
     pub(crate) index: Vec<IndexChange>,
     pub(crate) status: SessionStatus,
+    /// Whether the entries say what the profile is now.
+    pub(crate) tells_profile: bool,
 }
 
 pub(crate) struct EntryRow {
@@ -35,6 +41,7 @@ pub(crate) struct EntryRow {
 impl Rows {
     /// Encodes an append, refusing one whose own positions have a gap.
     pub(crate) fn encode(append: Append) -> Result<Rows, StoreError> {
+        let tells_profile = append.tells_profile();
         let Append { session, fence, entries, index, status } = append;
         let first = entries.first().map(|entry| entry.seq);
         let receipt = |entry: &Arc<Entry>| {
@@ -53,7 +60,7 @@ impl Rows {
         let numbered = entries.iter().zip(first.unwrap_or_default().0..);
         let rows = numbered.map(encode).collect::<Result<_, _>>()?;
         let base = first.map(|seq| Seq(seq.0.saturating_sub(1)));
-        Ok(Rows { session, fence, base, entries: rows, receipts, index, status })
+        Ok(Rows { session, fence, base, entries: rows, receipts, index, status, tells_profile })
     }
 }
 
@@ -166,7 +173,8 @@ fn settled(name: &str) -> Option<InputState> {
 // The columns that `session_row` reads.
 macro_rules! session_columns {
     () => {
-        "id, fence, head, updated_at, gate, held, open_inputs, running, pending, due_at, agent, pruned"
+        "id, fence, head, updated_at, gate, held, open_inputs, running, pending, due_at, agent, pruned, created_at, \
+         tenant, name, labels, keep_alive, policy"
     };
 }
 pub(crate) use session_columns;
@@ -186,11 +194,24 @@ pub(crate) fn session_row(row: &Row<'_>) -> Read<(SessionRow, Seq)> {
             pending: row.get(8)?,
             due_at: row.get::<_, Option<i64>>(9)?.map(Timestamp::from_micros),
             agent: row.get(10)?,
+            created_at: Timestamp::from_micros(row.get(12)?),
+            profile: profile(row)?,
         };
         let (head, updated_at) = (seq(row, 2)?, Timestamp::from_micros(row.get(3)?));
         Ok(Some((SessionRow { session, fence: Fence(fence), head, updated_at, status }, seq(row, 11)?)))
     };
     read().ok().flatten().ok_or_else(|| corrupt(session, None, "its session row makes no sense"))
+}
+
+fn profile(row: &Row<'_>) -> rusqlite::Result<Arc<Profile>> {
+    let labels = row.get_ref(15)?.as_bytes()?;
+    let labels = match labels {
+        b"{}" => BTreeMap::new(),
+        labels => serde_json::from_slice(labels)
+            .map_err(|error| rusqlite::Error::FromSqlConversionFailure(15, Type::Text, error.into()))?,
+    };
+    let (tenant, name) = (row.get(13)?, row.get(14)?);
+    Ok(Arc::new(Profile { tenant, name, labels, keep_alive: row.get(16)?, policy: row.get(17)? }))
 }
 
 // The columns that `input_row` reads.

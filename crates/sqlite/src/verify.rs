@@ -364,7 +364,7 @@ impl Expected {
             let row = InputRow { session, input, settled: None, dead: false, accepted_seq, settled_seq };
             self.inputs.insert(input, row);
         }
-        for Settlement { input, seq, outcome } in settled {
+        for Settlement { input, seq, admitted_at: _, outcome } in settled {
             let row =
                 InputRow { session, input, settled: None, dead: false, accepted_seq: Seq::ZERO, settled_seq: None };
             let row = self.inputs.entry(input).or_insert(row);

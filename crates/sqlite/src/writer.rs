@@ -6,10 +6,11 @@
 use crate::{
     SqliteOptions, SqliteStats,
     crash::crash_point,
+    documents::document_checksum,
     file,
-    rows::{Rows, bytes, corrupt, gate_name, session_by_id, state_name},
+    rows::{Rows, bytes, corrupt, gate_name, json, session_by_id, state_name},
 };
-use rusqlite::{CachedStatement, Connection, ErrorCode, params};
+use rusqlite::{CachedStatement, Connection, ErrorCode, OptionalExtension, params};
 use std::{
     path::{Path, PathBuf},
     sync::{
@@ -20,7 +21,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::sync::{mpsc, oneshot};
-use windlass_core::{Fence, RunId, Seq, SessionId};
+use windlass_core::{Fence, RunId, Seq, SessionId, Timestamp};
 use windlass_runtime::store::{IndexChange, StoreError};
 
 /// So many requests share a transaction at most, so that none waits for an endless one.
@@ -39,6 +40,15 @@ pub(crate) enum Change {
     Append(Box<Rows>),
     Snapshot(Box<SnapshotRow>),
     Delete(SessionId, Fence),
+    /// Keep a document. Answer: its version, or 0 and the version that is there in `found`.
+    PutDocument(Box<DocumentRow>),
+    /// Forget a document. Answer: 1 if there was one.
+    DeleteDocument {
+        kind: String,
+        key: String,
+    },
+    /// Change something of no meaning.
+    Probe,
 }
 
 pub(crate) struct SnapshotRow {
@@ -50,6 +60,16 @@ pub(crate) struct SnapshotRow {
     pub(crate) keep_after: Seq,
     /// The receipts in the entries that go: run, sequence, body, checksum.
     pub(crate) receipts: Vec<(RunId, u64, String, i64)>,
+}
+
+pub(crate) struct DocumentRow {
+    pub(crate) kind: String,
+    pub(crate) key: String,
+    pub(crate) body: String,
+    pub(crate) expected: Option<u64>,
+    pub(crate) updated_at: Timestamp,
+    /// The version that is there, if it is not the expected one.
+    pub(crate) found: Arc<AtomicU64>,
 }
 
 type Answer = Result<u64, StoreError>;
@@ -183,8 +203,10 @@ impl Thread {
             let lost = StoreError::Unavailable("the store lost its file and is getting it back".into());
             return group.drain(..).for_each(|(_, answer)| drop(answer.send(Err(lost.clone()))));
         };
+        let began = Instant::now();
         let error = match write(connection, group) {
             Ok(answers) => {
+                self.observe(group, &answers, began);
                 self.counters.transactions.fetch_add(1, Ordering::Relaxed);
                 for ((change, answer), result) in group.drain(..).zip(answers) {
                     if let (Change::Append(rows), Ok(_)) = (&change, &result) {
@@ -208,10 +230,23 @@ impl Thread {
                 if matches!(error.sqlite_error_code(), Some(ErrorCode::SystemIoFailure)) {
                     self.lose();
                 }
-                known(group.first().map(|(change, _)| change.session()), &error)
+                known(group.first().and_then(|(change, _)| change.session()), &error)
             }
         };
         group.drain(..).for_each(|(_, answer)| drop(answer.send(Err(error.clone()))));
+    }
+
+    /// Tells who observes what this transaction was about.
+    fn observe(&self, group: &[Job], answers: &[Answer], began: Instant) {
+        let Some(observer) = &self.options.observer else { return };
+        let appended = group.iter().zip(answers).filter_map(|((change, _), answer)| match change {
+            Change::Append(rows) if answer.is_ok() => Some(rows.entries.len() as u64),
+            _ => None,
+        });
+        let (entries, sessions) = appended.fold((0, 0), |(entries, sessions), more| (entries + more, sessions + 1));
+        if sessions > 0 {
+            observer.committed(entries, sessions, began.elapsed());
+        }
     }
 
     /// Gives the file up, so that nothing is ever committed on top of a commit whose outcome is unknown.
@@ -265,11 +300,12 @@ impl Thread {
 }
 
 impl Change {
-    const fn session(&self) -> SessionId {
+    const fn session(&self) -> Option<SessionId> {
         match self {
-            Change::Open(session) | Change::Delete(session, _) => *session,
-            Change::Append(rows) => rows.session,
-            Change::Snapshot(row) => row.session,
+            Change::Open(session) | Change::Delete(session, _) => Some(*session),
+            Change::Append(rows) => Some(rows.session),
+            Change::Snapshot(row) => Some(row.session),
+            Change::PutDocument(_) | Change::DeleteDocument { .. } | Change::Probe => None,
         }
     }
 }
@@ -361,6 +397,15 @@ impl<'c> Statements<'c> {
             Change::Append(rows) => self.append(rows),
             Change::Snapshot(row) => self.snapshot(row),
             Change::Delete(session, fence) => self.delete(*session, *fence),
+            Change::PutDocument(row) => self.put_document(row),
+            Change::DeleteDocument { kind, key } => {
+                let forget = "DELETE FROM document WHERE kind = ? AND key = ?";
+                self.connection.prepare_cached(forget)?.execute([kind, key]).map(|gone| Ok(gone as u64))
+            }
+            Change::Probe => {
+                let change = "UPDATE store SET probes = probes + 1";
+                self.connection.prepare_cached(change)?.execute([]).map(|_| Ok(0))
+            }
         }
     }
 
@@ -368,8 +413,8 @@ impl<'c> Statements<'c> {
     fn open(&self, session: SessionId) -> rusqlite::Result<Answer> {
         let raise = "UPDATE store SET fence = fence + 1 RETURNING fence";
         let fence: i64 = self.connection.prepare_cached(raise)?.query_row([], |row| row.get(0))?;
-        let own = "INSERT INTO session VALUES (?, ?, 0, 0, 0, 'open', 0, 0, 0, 0, NULL, NULL) \
-                   ON CONFLICT DO UPDATE SET fence = excluded.fence";
+        let own = "INSERT INTO session (id, fence, head, pruned, updated_at, gate, held, open_inputs, running, pending) \
+                   VALUES (?, ?, 0, 0, 0, 'open', 0, 0, 0, 0) ON CONFLICT DO UPDATE SET fence = excluded.fence";
         self.connection.prepare_cached(own)?.execute(params![bytes(&session), fence])?;
         Ok(Ok(fence as u64))
     }
@@ -394,6 +439,9 @@ impl<'c> Statements<'c> {
         if advanced == 0 {
             return Ok(Err(self.refusal(rows.session, rows.fence)));
         }
+        if rows.tells_profile {
+            self.tell_profile(rows)?;
+        }
         for row in &rows.entries {
             self.journal.execute(params![id, row.seq.0 as i64, row.at.as_micros(), row.body, row.checksum])?;
         }
@@ -415,6 +463,39 @@ impl<'c> Statements<'c> {
         }
         crash_point("after_rows");
         Ok(Ok(0))
+    }
+
+    /// Apart from the row's other columns, because these are in indexes that an append would have to rewrite.
+    fn tell_profile(&self, rows: &Rows) -> rusqlite::Result<()> {
+        let (profile, created_at) = (&rows.status.profile, rows.status.created_at);
+        let sql = "UPDATE session SET created_at = ?, tenant = ?, name = ?, labels = ?, keep_alive = ?, policy = ? \
+                   WHERE id = ?";
+        self.connection.prepare_cached(sql)?.execute(params![
+            created_at.as_micros(),
+            profile.tenant.as_deref(),
+            profile.name.as_deref(),
+            json(&profile.labels),
+            profile.keep_alive,
+            profile.policy.as_deref(),
+            bytes(&rows.session),
+        ])?;
+        Ok(())
+    }
+
+    fn put_document(&self, row: &DocumentRow) -> rusqlite::Result<Answer> {
+        let DocumentRow { kind, key, body, expected, updated_at, found } = row;
+        let version = "SELECT version FROM document WHERE kind = ? AND key = ?";
+        let version = self.connection.prepare_cached(version)?.query_row([kind, key], |row| row.get::<_, i64>(0));
+        let version = version.optional()?.unwrap_or(0) as u64;
+        if expected.is_some_and(|expected| expected != version) {
+            found.store(version, Ordering::Relaxed);
+            return Ok(Ok(0));
+        }
+        let checksum = document_checksum(kind, key, version + 1, *updated_at, body.as_bytes());
+        let keep = "INSERT OR REPLACE INTO document VALUES (?, ?, ?, ?, ?, ?)";
+        let values = params![kind, key, (version + 1) as i64, updated_at.as_micros(), body, checksum];
+        self.connection.prepare_cached(keep)?.execute(values)?;
+        Ok(Ok(version + 1))
     }
 
     /// Why a change of a session did not apply.

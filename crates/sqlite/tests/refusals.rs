@@ -35,15 +35,15 @@ async fn a_newer_store_is_refused_and_left_alone() {
     let (_folder, file, store) = store();
     converse(&store, session(1), 0..2).await;
     drop(store);
-    Connection::open(&file).expect("opened").pragma_update(None, "user_version", 2).expect("set");
-    check("newer", &file, |error| matches!(error, StoreError::Newer { found: 2, known: 1 }));
+    Connection::open(&file).expect("opened").pragma_update(None, "user_version", 3).expect("set");
+    check("newer", &file, |error| matches!(error, StoreError::Newer { found: 3, known: 2 }));
     // The header of the file itself may be older than the log beside it.
     let connection = Connection::open(&file).expect("opened");
-    connection.pragma_update(None, "user_version", 1).expect("set");
+    connection.pragma_update(None, "user_version", 2).expect("set");
     connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).expect("moved");
     connection.pragma_update(None, "wal_autocheckpoint", 0).expect("set");
     connection.pragma_update(None, "user_version", 7).expect("set");
-    check("newer in the log only", &file, |error| matches!(error, StoreError::Newer { found: 7, known: 1 }));
+    check("newer in the log only", &file, |error| matches!(error, StoreError::Newer { found: 7, known: 2 }));
 }
 
 #[test]

@@ -66,12 +66,17 @@ async fn handled(
     let handle = adapter.session(session_id(session)).await?;
     let mut feed = handle.feed(Seq::ZERO);
     let input = loop {
-        if let FeedItem::Entry(entry) = feed.next().await?
-            && let Record::InputAccepted(accepted) = &entry.record
-            && let InputBody::Peer(peer) = &accepted.input.body
-            && peer.convention.as_ref().is_some_and(&wanted)
-        {
-            break accepted.input.id();
+        match feed.next().await? {
+            FeedItem::Entry(entry) => {
+                if let Record::InputAccepted(accepted) = &entry.record
+                    && let InputBody::Peer(peer) = &accepted.input.body
+                    && peer.convention.as_ref().is_some_and(&wanted)
+                {
+                    break accepted.input.id();
+                }
+            }
+            FeedItem::Ended => return Err(Failure::failed(format!("{session} was let go of"))),
+            FeedItem::Progress(_) | FeedItem::ProgressMissed(_) => {}
         }
     };
     match handle.completion(InputRef::Id(input)).await?.wait().await {

@@ -24,7 +24,9 @@ use windlass::{
     AcceptOutcome, CompletionOutcome, Decision, Disposition, Entry, Fence, InputId, InputKind, Merge, OnBusy,
     PolicyTable, Record, Row, RunBoundaryReceipt, RunEnd, RunId, RuntimeSessionAdapter, Seq, SessionHandle, SessionId,
     SqliteOptions, SqliteStore, Terminal,
-    store::{Append, InputQuery, InputRef, InputRow, ListQuery, Opened, PutSnapshot, SessionRow, Store, StoreError},
+    store::{
+        Append, InputQuery, InputRef, InputRow, ListQuery, Opened, PutSnapshot, SessionRow, Store, StoreError, Usage,
+    },
 };
 
 /// So short that sessions are put away while the tour goes on.
@@ -245,6 +247,14 @@ impl Store for StandingStore {
 
     async fn list(&self, query: ListQuery) -> Result<Vec<SessionRow>, StoreError> {
         self.inner.list(query).await
+    }
+
+    async fn usage(&self, tenant: Option<&str>) -> Result<Usage, StoreError> {
+        self.inner.usage(tenant).await
+    }
+
+    async fn probe(&self) -> Result<(), StoreError> {
+        self.inner.probe().await
     }
 
     async fn delete(&self, session: SessionId, fence: Fence) -> Result<(), StoreError> {

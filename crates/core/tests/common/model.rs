@@ -950,7 +950,10 @@ impl Model {
                 self.silent.clone_from(intents);
                 "done".into()
             }
-            (Control::Note(_), _) => "done".into(),
+            (Control::SetProfile(profile) | Control::CreateWith(profile), _) if profile.tenant.is_some() => {
+                format!("refused {:?}", windlass_core::InvalidProfile::TenantIsFixed.to_string())
+            }
+            (Control::SetProfile(_) | Control::CreateWith(_) | Control::Note(_), _) => "done".into(),
         });
     }
 }

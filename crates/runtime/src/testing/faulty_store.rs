@@ -4,7 +4,7 @@
 //! appends back while its gate is closed. Everything is counted and signalled, so that no test needs to sleep.
 
 use crate::store::{
-    Append, InputQuery, InputRef, InputRow, ListQuery, Opened, PutSnapshot, SessionRow, Store, StoreError,
+    Append, InputQuery, InputRef, InputRow, ListQuery, Opened, PutSnapshot, SessionRow, Store, StoreError, Usage,
 };
 use async_trait::async_trait;
 use std::{
@@ -215,6 +215,14 @@ impl Store for FaultyStore {
 
     async fn list(&self, query: ListQuery) -> Result<Vec<SessionRow>, StoreError> {
         self.inner.list(query).await
+    }
+
+    async fn usage(&self, tenant: Option<&str>) -> Result<Usage, StoreError> {
+        self.inner.usage(tenant).await
+    }
+
+    async fn probe(&self) -> Result<(), StoreError> {
+        self.inner.probe().await
     }
 
     async fn delete(&self, session: SessionId, fence: Fence) -> Result<(), StoreError> {

@@ -212,6 +212,7 @@ async fn entries_come_back_as_they_were_appended(storage: Arc<dyn Storage>) {
         pending: true,
         due_at: Some(at(77)),
         agent: Some("an agent".into()),
+        ..SessionStatus::default()
     };
     let last = Append { status: status.clone(), ..append(session(1), fence, 3..=5) };
     store.append(last).await.expect("appended");
@@ -275,7 +276,9 @@ async fn a_refused_append_leaves_no_rows_behind(storage: Arc<dyn Storage>) {
     assert_eq!(store.input(session(1), &InputRef::Id(input(1))).await.expect("asked"), None);
     assert_eq!(store.input(session(1), &InputRef::Key(key("k"))).await.expect("asked"), None);
     assert_eq!(store.receipt(session(1), run(1), 0).await.expect("asked"), None);
-    assert!(store.list(ListQuery { pending: true, after: None, limit: 9 }).await.expect("listed").is_empty());
+    assert!(
+        store.list(ListQuery { pending: true, limit: 9, ..ListQuery::default() }).await.expect("listed").is_empty()
+    );
 }
 
 async fn sessions_are_apart(storage: Arc<dyn Storage>) {
@@ -427,7 +430,7 @@ async fn sessions_are_listed_in_order_and_in_pages(storage: Arc<dyn Storage>) {
     }
     let mut seen = Vec::new();
     loop {
-        let page = listed(&store, ListQuery { pending: false, after: seen.last().copied(), limit: 2 }).await;
+        let page = listed(&store, ListQuery { after: seen.last().copied(), limit: 2, ..ListQuery::default() }).await;
         if page.is_empty() {
             break;
         }
@@ -448,7 +451,7 @@ async fn only_sessions_with_something_to_do_are_pending(storage: Arc<dyn Storage
         store.append(append).await.expect("appended");
         fences.push(fence);
     }
-    let pending = |after, limit| ListQuery { pending: true, after, limit };
+    let pending = |after, limit| ListQuery { pending: true, after, limit, ..ListQuery::default() };
     assert_eq!(listed(&store, pending(None, 9)).await, [1, 3, 4].map(session));
     assert_eq!(listed(&store, pending(None, 2)).await, [1, 3].map(session));
     assert_eq!(listed(&store, pending(Some(session(1)), 9)).await, [3, 4].map(session));
@@ -532,8 +535,8 @@ async fn a_deleted_session_is_gone(storage: Arc<dyn Storage>) {
     store.delete(session(1), fence).await.expect("deleted");
     store.delete(session(1), fence).await.expect("deleting twice is fine");
     a_session_that_was_never_opened_does_not_exist_in(&store).await;
-    assert!(listed(&store, ListQuery { pending: true, after: None, limit: 9 }).await.is_empty());
-    assert!(listed(&store, ListQuery { pending: false, after: None, limit: 9 }).await.is_empty());
+    assert!(listed(&store, ListQuery { pending: true, limit: 9, ..ListQuery::default() }).await.is_empty());
+    assert!(listed(&store, ListQuery { limit: 9, ..ListQuery::default() }).await.is_empty());
     assert!(ids(&store, InputQuery { dead: true, limit: 9, ..InputQuery::default() }).await.is_empty());
     assert!(open(&store, session(1)).await.tail.is_empty());
 }
@@ -626,7 +629,7 @@ async fn reopening_keeps_everything(storage: Arc<dyn Storage>) {
             store.session(session(1)).await.expect("asked"),
             store.inputs(InputQuery { limit: 9, ..InputQuery::default() }).await.expect("listed"),
             store.receipt(session(1), run(1), 0).await.expect("asked"),
-            store.list(ListQuery { pending: true, after: None, limit: 9 }).await.expect("listed"),
+            store.list(ListQuery { pending: true, limit: 9, ..ListQuery::default() }).await.expect("listed"),
         )
     };
     let before = everything(store.clone()).await;
