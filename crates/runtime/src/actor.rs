@@ -593,8 +593,7 @@ impl Actor {
         for looking in self.looks.drain(..) {
             match looking {
                 Looking::Look(look) => look(Err(error())),
-                Looking::Watch { reply, .. } => drop(reply.send(Err(error()))),
-                Looking::Created { reply, .. } => drop(reply.send(Err(error()))),
+                Looking::Watch { reply, .. } | Looking::Created { reply, .. } => drop(reply.send(Err(error()))),
                 Looking::Reported { reply, .. } => drop(reply.send(Err(error()))),
             }
         }

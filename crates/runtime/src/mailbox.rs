@@ -127,10 +127,9 @@ impl Message {
             | Message::Operation { reply, .. }
             | Message::TerminateOperations { reply, .. }
             | Message::CompletionsApplied { reply, .. } => tell(reply, error),
-            Message::Create { reply, .. } => tell(reply, error),
             Message::Attach { reply, .. } => tell(reply, error),
             Message::Look { reply, .. } => reply(Err(error)),
-            Message::Watch { reply, .. } => tell(reply, error),
+            Message::Create { reply, .. } | Message::Watch { reply, .. } => tell(reply, error),
             Message::Leave { reply, .. } => tell(reply, error),
         }
     }

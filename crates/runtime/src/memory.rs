@@ -283,12 +283,11 @@ impl Store for MemoryStore {
         let mut usage = Usage::default();
         for shard in &self.shards {
             let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
-            let of_tenant = |journal: &&Box<Journal>| {
-                journal.head() > Seq::ZERO && journal.status.profile.tenant.as_deref() == tenant
-            };
-            for journal in shard.sessions.values().filter(of_tenant) {
-                usage.sessions += 1;
-                usage.open_inputs += u64::from(journal.status.open_inputs);
+            for journal in shard.sessions.values() {
+                if journal.head() > Seq::ZERO && journal.status.profile.tenant.as_deref() == tenant {
+                    usage.sessions += 1;
+                    usage.open_inputs += u64::from(journal.status.open_inputs);
+                }
             }
         }
         Ok(usage)

@@ -47,29 +47,40 @@ pub trait Observer: Send + Sync + 'static {
 }
 
 /// One more of something, and one fewer when it is dropped. Costs nothing where nobody observes.
-pub(crate) struct Counted(Option<(Arc<dyn Observer>, fn(&dyn Observer, i64))>);
+pub(crate) struct Counted(Option<(Arc<dyn Observer>, What)>);
+
+#[derive(Clone, Copy)]
+enum What {
+    Session,
+    Waiter,
+}
 
 impl Counted {
     pub(crate) fn session(observer: Option<&Arc<dyn Observer>>) -> Counted {
-        Counted::new(observer, |observer, delta| observer.sessions_open(delta))
+        Counted::new(observer, What::Session)
     }
 
     pub(crate) fn waiter(observer: Option<&Arc<dyn Observer>>) -> Counted {
-        Counted::new(observer, |observer, delta| observer.waiters(delta))
+        Counted::new(observer, What::Waiter)
     }
 
-    fn new(observer: Option<&Arc<dyn Observer>>, tell: fn(&dyn Observer, i64)) -> Counted {
-        if let Some(observer) = observer {
-            tell(&**observer, 1);
+    fn new(observer: Option<&Arc<dyn Observer>>, what: What) -> Counted {
+        let counted = Counted(observer.map(|observer| (Arc::clone(observer), what)));
+        counted.tell(1);
+        counted
+    }
+
+    fn tell(&self, delta: i64) {
+        match &self.0 {
+            Some((observer, What::Session)) => observer.sessions_open(delta),
+            Some((observer, What::Waiter)) => observer.waiters(delta),
+            None => {}
         }
-        Counted(observer.map(|observer| (Arc::clone(observer), tell)))
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        if let Some((observer, tell)) = &self.0 {
-            tell(&**observer, -1);
-        }
+        self.tell(-1);
     }
 }
