@@ -2,4 +2,5 @@
 
 mod common;
 mod config;
+mod http;
 mod worker;

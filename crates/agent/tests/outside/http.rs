@@ -1,0 +1,409 @@
+//! Does an endpoint run the turns of sessions, and does whatever it answers end in a typed outcome?
+//!
+//! The endpoint is a socket that plays bytes, so that it can be as wrong as needed.
+
+use crate::common::{abandoned, adapter, has, offer, repository, result_text, session, until};
+use serde_json::{Value, json};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::{TcpListener, TcpStream},
+    task::JoinHandle,
+};
+use windlass_agent::{Egress, EgressRules, Endpoint, HttpExecutor};
+use windlass_core::{AbandonReason, CancelOutcome, Disposition, Record, RunEnd, Seq};
+use windlass_runtime::{CompletionOutcome, FeedItem, RuntimeSessionAdapter};
+
+/// What an endpoint does with one request.
+#[derive(Clone)]
+enum Act {
+    /// Says this and closes the connection.
+    Say(Vec<u8>),
+    /// Says this and holds the connection until the other side closes it.
+    Hold(Vec<u8>),
+    /// Says this, then the second part again and again.
+    Repeat(Vec<u8>, Vec<u8>),
+    /// Says a stream in these chunks, which the other side reads one by one, and ends without its last.
+    Chunks(Vec<Vec<u8>>),
+}
+
+#[derive(Clone, Debug)]
+struct Request {
+    line: String,
+    headers: Vec<(String, String)>,
+    body: Value,
+}
+
+impl Request {
+    fn header(&self, name: &str) -> &str {
+        self.headers.iter().find(|(known, _)| known == name).map_or("", |(_, value)| value)
+    }
+}
+
+struct Server {
+    port: u16,
+    requests: Arc<Mutex<Vec<Request>>>,
+    /// Connections that the other side closed while they were held.
+    closed: Arc<Mutex<usize>>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Server {
+    /// Plays the acts in order, one per request, and the last one for ever.
+    async fn playing(acts: impl IntoIterator<Item = Act>) -> Server {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let port = listener.local_addr().expect("bound").port();
+        let (requests, closed) = (Arc::<Mutex<Vec<Request>>>::default(), Arc::<Mutex<usize>>::default());
+        let acts: Arc<Mutex<VecDeque<Act>>> = Arc::new(Mutex::new(acts.into_iter().collect()));
+        let (seen, gone) = (Arc::clone(&requests), Arc::clone(&closed));
+        let task = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (acts, seen, gone) = (Arc::clone(&acts), Arc::clone(&seen), Arc::clone(&gone));
+                tokio::spawn(async move {
+                    let mut stream = BufReader::new(stream);
+                    let request = read(&mut stream).await;
+                    let act = {
+                        let mut acts = acts.lock().expect("not poisoned");
+                        if acts.len() > 1 { acts.pop_front() } else { acts.front().cloned() }
+                    };
+                    seen.lock().expect("not poisoned").push(request);
+                    play(stream.into_inner(), act.expect("an act"), &gone).await;
+                });
+            }
+        });
+        Server { port, requests, closed, task }
+    }
+
+    fn endpoint(&self) -> Endpoint {
+        Endpoint::new(format!("http://127.0.0.1:{}/run", self.port).parse().expect("a URL"))
+    }
+
+    fn requests(&self) -> Vec<Request> {
+        self.requests.lock().expect("not poisoned").clone()
+    }
+}
+
+async fn read(stream: &mut BufReader<TcpStream>) -> Request {
+    let mut lines = Vec::new();
+    loop {
+        let mut line = String::new();
+        stream.read_line(&mut line).await.expect("a line");
+        match line.trim_end() {
+            "" => break,
+            line => lines.push(line.to_owned()),
+        }
+    }
+    let headers: Vec<(String, String)> = lines[1..]
+        .iter()
+        .filter_map(|line| line.split_once(':'))
+        .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
+        .collect();
+    let length =
+        headers.iter().find(|(name, _)| name == "content-length").expect("a length").1.parse().expect("a number");
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).await.expect("a body");
+    Request { line: lines[0].clone(), headers, body: serde_json::from_slice(&body).expect("JSON") }
+}
+
+async fn play(mut stream: TcpStream, act: Act, closed: &Mutex<usize>) {
+    stream.set_nodelay(true).expect("a socket");
+    match act {
+        Act::Say(bytes) => stream.write_all(&bytes).await.expect("it reads"),
+        Act::Hold(bytes) => {
+            stream.write_all(&bytes).await.expect("it reads");
+            let mut rest = [0; 16];
+            while let Ok(1..) = stream.read(&mut rest).await {}
+            *closed.lock().expect("not poisoned") += 1;
+        }
+        Act::Repeat(first, again) => {
+            let mut written = stream.write_all(&first).await;
+            while written.is_ok() {
+                written = stream.write_all(&again).await;
+                tokio::task::yield_now().await;
+            }
+        }
+        Act::Chunks(chunks) => {
+            let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
+            stream.write_all(head.as_bytes()).await.expect("it reads");
+            for chunk in chunks {
+                let framed = [format!("{:x}\r\n", chunk.len()).as_bytes(), &chunk, b"\r\n"].concat();
+                stream.write_all(&framed).await.expect("it reads");
+            }
+        }
+    }
+}
+
+fn http(status: &str, headers: &str, body: impl AsRef<[u8]>) -> Vec<u8> {
+    let body = body.as_ref();
+    let mut bytes =
+        format!("HTTP/1.1 {status}\r\n{headers}connection: close\r\ncontent-length: {}\r\n\r\n", body.len())
+            .into_bytes();
+    bytes.extend_from_slice(body);
+    bytes
+}
+
+const JSON: &str = "content-type: application/json\r\n";
+const STREAM: &str = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n";
+
+fn ok(body: &str) -> Act {
+    Act::Say(http("200 OK", JSON, body))
+}
+
+fn events(events: &str) -> Act {
+    Act::Say(format!("{STREAM}{events}").into_bytes())
+}
+
+fn executor(endpoint: Endpoint) -> RuntimeSessionAdapter {
+    let rules = EgressRules { allow: vec!["127.0.0.1".parse().expect("a host")] };
+    let egress = Egress::new(rules).expect("TLS is there");
+    adapter(Arc::new(HttpExecutor::new(endpoint, egress).expect("allowed")))
+}
+
+async fn outcome(act: Act, change: impl FnOnce(Endpoint) -> Endpoint) -> (CompletionOutcome, Server) {
+    let server = Server::playing([act]).await;
+    let adapter = executor(change(server.endpoint()));
+    let outcome = offer(&session(&adapter, 1).await, 1, "hello").await.wait().await;
+    (outcome, server)
+}
+
+#[tokio::test]
+async fn answers_are_committed() {
+    let (answered, server) = outcome(ok(r#"{"text":"good day","more":1}"#), |it| it).await;
+    assert_eq!(result_text(answered), "good day");
+    let request = &server.requests()[0];
+    assert_eq!(request.line, "POST /run HTTP/1.1");
+    assert_eq!((&request.body["type"], &request.body["text"]), (&json!("run"), &json!("hello")));
+    for nothing in [ok("{}"), Act::Say(b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n".to_vec())] {
+        assert_eq!(outcome(nothing, |it| it).await.0, CompletionOutcome::CompletedWithoutResult);
+    }
+    let asks = ok(r#"{"text":"May I?","pending":{"tool_name":"ask_human","args":{}}}"#);
+    let CompletionOutcome::CallbackPending(tool) = outcome(asks, |it| it).await.0 else { panic!("it asks") };
+    assert_eq!(tool.tool_name, "ask_human");
+}
+
+/// One row per misbehaviour: what the endpoint does with each request, what the run comes to, after how many requests.
+#[tokio::test]
+async fn whatever_it_answers_ends_in_a_typed_outcome() {
+    let truncated =
+        b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 500\r\n\r\n{\"text\":".to_vec();
+    let endless = Act::Repeat(
+        format!("HTTP/1.1 200 OK\r\n{JSON}\r\n{{\"text\":\"").into_bytes(),
+        b"xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx".repeat(256),
+    );
+    let endless_event = Act::Repeat(format!("{STREAM}data: ").into_bytes(), vec![b'x'; 8192]);
+    let dribble = Act::Repeat(format!("{STREAM}:").into_bytes(), vec![b'x']);
+    let page = http("404 Not Found", "content-type: text/html\r\n", "<html>not here</html>");
+    for (what, act, expected, requests) in [
+        ("empty", ok(""), "executor_protocol_error: the answer is empty", 3),
+        ("words", ok("good day"), "executor_protocol_error: expected a JSON object, not: good day", 1),
+        ("a list", ok(r#"["text"]"#), "executor_protocol_error: expected a JSON object, not: [", 1),
+        ("wrong shape", ok(r#"{"text":7}"#), "executor_protocol_error: invalid type: integer `7`", 1),
+        ("half", ok(r#"{"text":"#), "executor_protocol_error: EOF while parsing", 1),
+        (
+            "no UTF-8",
+            Act::Say(http("200 OK", JSON, b"{\"text\":\"\xff\"}")),
+            "executor_protocol_error: the answer is no",
+            1,
+        ),
+        (
+            "a page",
+            Act::Say(http("200 OK", "content-type: text/html\r\n", "<html>")),
+            "executor_protocol_error: content type \"text/html\"; an answer is application/json",
+            1,
+        ),
+        ("no type", Act::Say(http("200 OK", "", "{}")), "executor_protocol_error: content type \"\"", 1),
+        ("accepted", Act::Say(http("202 Accepted", JSON, "{}")), "executor_protocol_error: 202 Accepted: {}", 1),
+        ("not found", Act::Say(page), "executor_refused: 404 Not Found: <html>not here</html>", 1),
+        ("denied", Act::Say(http("401 Unauthorized", "", "")), "executor_refused: 401 Unauthorized", 1),
+        (
+            "elsewhere",
+            Act::Say(http("307 Temporary Redirect", "location: http://127.0.0.1:1/\r\n", "")),
+            "executor_refused: 307 Temporary Redirect; redirects are not followed",
+            1,
+        ),
+        ("gone", Act::Say(http("410 Gone", "", "moved on")), "executor_gone: 410 Gone: moved on", 1),
+        ("broken", Act::Say(http("500 Internal Server Error", "", "oops")), "executor_failed: 500 Internal", 3),
+        ("busy", Act::Say(http("429 Too Many Requests", "retry-after: 0\r\n", "")), "executor_failed: 429 Too Many", 3),
+        ("truncated", Act::Say(truncated), "executor_unreachable: ", 3),
+        ("no answer", Act::Say(Vec::new()), "executor_unreachable: ", 3),
+        ("no HTTP", Act::Say(b"hello\r\n\r\n".to_vec()), "executor_unreachable: ", 3),
+        ("silence", Act::Hold(Vec::new()), "executor_timed_out: nothing came for 200ms", 3),
+        ("silence later", Act::Hold(STREAM.into()), "executor_timed_out: nothing came for 200ms", 3),
+        ("a dribble", dribble, "executor_timed_out: the run took longer than 400ms", 3),
+        ("endless", endless, "result_too_large: the answer is larger than 100000 bytes", 1),
+        ("an endless event", endless_event, "result_too_large: the answer is larger than 100000 bytes", 1),
+        ("no result", events("event: progress\ndata: 1\n\n"), "executor_protocol_error: the stream ended without", 3),
+        (
+            "bad event",
+            events("event: result\ndata: {\"text\":1}\n\n"),
+            "executor_protocol_error: event \"result\": inv",
+            1,
+        ),
+        ("bad progress", events("event: progress\ndata: {\n\n"), "executor_protocol_error: event \"progress\": EOF", 1),
+        ("failed", events("event: failed\ndata: {\"error\":\"no account\"}\n\n"), "executor_refused: no account", 1),
+        (
+            "failed for now",
+            events("event: failed\ndata: {\"error\":\"busy\",\"retryable\":true}\n\n"),
+            "executor_failed: busy",
+            3,
+        ),
+    ] {
+        let bounds = |endpoint| Endpoint {
+            idle: Duration::from_millis(200),
+            time_limit: Duration::from_millis(400),
+            answer_limit: 100_000,
+            ..endpoint
+        };
+        let (ended, server) = outcome(act, bounds).await;
+        let error = abandoned(ended);
+        assert!(error.starts_with(expected), "{what}: {error}");
+        assert_eq!(server.requests().len(), requests, "{what}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn an_endpoint_that_is_not_there_is_tried_again_and_one_inside_is_not() {
+    let port = {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        listener.local_addr().expect("bound").port()
+    };
+    let adapter1 = executor(Endpoint::new(format!("http://127.0.0.1:{port}/").parse().expect("a URL")));
+    let error = abandoned(offer(&session(&adapter1, 1).await, 1, "hello").await.wait().await);
+    assert!(error.starts_with("executor_unreachable: ") && error.contains("refused"), "{error}");
+    // A name that only resolving shows to be inside.
+    let egress = Egress::new(EgressRules::default()).expect("TLS is there");
+    let endpoint = Endpoint::new("https://localhost:8443/".parse().expect("a URL"));
+    let adapter2 = adapter(Arc::new(HttpExecutor::new(endpoint, egress).expect("allowed as written")));
+    let error = abandoned(offer(&session(&adapter2, 1).await, 1, "hello").await.wait().await);
+    assert!(error.starts_with("url_not_allowed: localhost is at "), "{error}");
+}
+
+#[tokio::test]
+async fn a_lost_answer_is_asked_for_again_under_the_same_id() {
+    let server = Server::playing([Act::Say(Vec::new()), ok(r#"{"text":"done"}"#), ok(r#"{"text":"more"}"#)]).await;
+    let adapter = executor(server.endpoint());
+    let session = session(&adapter, 1).await;
+    assert_eq!(result_text(offer(&session, 1, "hello").await.wait().await), "done");
+    assert_eq!(result_text(offer(&session, 2, "hello").await.wait().await), "more");
+    let requests = server.requests();
+    let ids: Vec<&str> = requests.iter().map(|request| request.header("webhook-id")).collect();
+    assert!(ids[0] == ids[1] && ids[0] != ids[2] && ids[0].starts_with("msg_"), "{ids:?}");
+    assert_eq!(requests[0].body["effect_key"], requests[1].body["effect_key"]);
+    assert_eq!((&requests[0].body["attempt"], &requests[1].body["attempt"]), (&json!(1), &json!(2)));
+}
+
+#[tokio::test]
+async fn the_endpoint_says_when_to_come_back() {
+    let server = Server::playing([Act::Say(http("503 Service Unavailable", "retry-after: 120\r\n", ""))]).await;
+    let adapter = executor(server.endpoint());
+    let session = session(&adapter, 1).await;
+    let _completion = offer(&session, 1, "hello").await;
+    let mut feed = session.feed(Seq::ZERO);
+    loop {
+        let FeedItem::Entry(entry) = feed.next().await.expect("an item") else { continue };
+        let Record::RunEnded(ended) = &entry.record else { continue };
+        let RunEnd::Failed { retry_at: Some(at), .. } = &ended.end else { panic!("{ended:?}") };
+        assert!(*at >= entry.at + Duration::from_secs(120), "{at:?} after {:?}", entry.at);
+        break;
+    }
+}
+
+#[tokio::test]
+async fn an_endpoint_that_is_gone_is_not_asked_again() {
+    let server = Server::playing([Act::Say(http("410 Gone", "", ""))]).await;
+    let adapter = executor(server.endpoint());
+    let session = session(&adapter, 1).await;
+    for number in 0..2 {
+        let error = abandoned(offer(&session, number, "hello").await.wait().await);
+        assert!(error.starts_with("executor_gone: "), "{error}");
+    }
+    assert_eq!(server.requests().len(), 1);
+}
+
+#[tokio::test]
+async fn a_stream_commits_on_the_way_and_resumes_where_it_broke() {
+    // Cut in the middle of a character, and within a line end.
+    let text = "event: commit\r\ndata: {\"delta\":{\"half\": \"Grüße\"}}\r\n\r\n";
+    let bytes = format!(": hello\n\n{text}event: progress\ndata: 1\n\n").into_bytes();
+    let at = bytes.iter().position(|byte| *byte == 0xc3).expect("an umlaut") + 1;
+    let end = bytes.iter().rposition(|byte| *byte == b'\r').expect("a line end") + 1;
+    let chunks = vec![bytes[..at].to_vec(), bytes[at..end].to_vec(), bytes[end..].to_vec()];
+    let rest = events("event: commit\ndata: {\"text\":\"more\"}\n\nevent: result\ndata: {\"text\":\"done\"}\n\n");
+    let server = Server::playing([Act::Chunks(chunks), rest]).await;
+    let adapter = executor(server.endpoint());
+    let session = session(&adapter, 1).await;
+    assert_eq!(result_text(offer(&session, 1, "hello").await.wait().await), "done");
+    let requests = server.requests();
+    assert_eq!(requests.len(), 2);
+    assert_ne!(requests[0].header("webhook-id"), requests[1].header("webhook-id"), "another step");
+    let resumed = &requests[1].body;
+    assert_eq!((&resumed["resumes_after"], &resumed["inputs"]), (&json!(0), &json!([])));
+    let entries = adapter.store().read(session.id(), Seq::ZERO, 100).await.expect("entries");
+    let deltas: Vec<&str> = entries
+        .iter()
+        .filter_map(|entry| match &entry.record {
+            Record::BoundaryCommitted(boundary) => boundary.delta.as_ref().map(windlass_core::JsonText::get),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(deltas, [r#"{"half": "Grüße"}"#, r#"{"messages":[{"content":"more","role":"assistant"}]}"#]);
+}
+
+#[tokio::test]
+async fn a_cancel_closes_the_connection_and_tells_the_cancel_url() {
+    let server = Server::playing([Act::Hold(STREAM.into()), ok("{}")]).await;
+    let cancel_url = format!("http://127.0.0.1:{}/cancel", server.port).parse().expect("a URL");
+    let secrets = vec!["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw".parse().expect("a secret")];
+    let adapter = executor(Endpoint { cancel_url: Some(cancel_url), secrets, ..server.endpoint() });
+    let session = session(&adapter, 1).await;
+    let completion = offer(&session, 1, "hello").await;
+    until(|| (server.requests().len() == 1).then_some(())).await;
+    let cancelled = session.cancel(None, "enough", Disposition::Drop).await.expect("an answer");
+    assert!(matches!(cancelled, CancelOutcome::Cancelled { .. }), "{cancelled:?}");
+    assert_eq!(completion.wait().await, CompletionOutcome::Abandoned(AbandonReason::Cancelled));
+    until(|| (*server.closed.lock().expect("not poisoned") == 1).then_some(())).await;
+    until(|| (server.requests().len() == 2).then_some(())).await;
+    let requests = server.requests();
+    assert_eq!(requests[1].line, "POST /cancel HTTP/1.1");
+    assert_eq!((&requests[1].body["type"], &requests[1].body["run"]), (&json!("cancel"), &requests[0].body["run"]));
+    assert_eq!(requests[1].header("webhook-id"), format!("{}_cancel", requests[0].header("webhook-id")));
+    assert!(requests.iter().all(|request| request.header("webhook-signature").starts_with("v1,")));
+}
+
+#[tokio::test]
+async fn the_python_endpoint_accepts_our_signature_and_no_other() {
+    if !has("python3") {
+        eprintln!("not shown: there is no python3");
+        return;
+    }
+    let file = repository().join("examples/agents/python/endpoint.py");
+    let mut python = tokio::process::Command::new("python3")
+        .arg(file)
+        .env("HOOK_SECRET", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
+        .stdout(std::process::Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("python3 is there");
+    let mut said = BufReader::new(python.stdout.take().expect("a pipe")).lines();
+    let port = said.next_line().await.expect("a pipe").expect("its port");
+    let url: reqwest::Url = format!("http://127.0.0.1:{port}/").parse().expect("a URL");
+    let with = |secret: &str| {
+        let secrets = vec![secret.parse().expect("a secret")];
+        executor(Endpoint { secrets, ..Endpoint::new(url.clone()) })
+    };
+    let known = with("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw");
+    assert_eq!(result_text(offer(&session(&known, 1).await, 1, "hello").await.wait().await), "You said: hello");
+    let stranger = with("whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=");
+    let error = abandoned(offer(&session(&stranger, 2).await, 2, "hello").await.wait().await);
+    assert!(error.starts_with("executor_refused: 401"), "{error}");
+}
