@@ -12,7 +12,7 @@ use std::{
 };
 use tokio::{sync::oneshot, task::JoinHandle, time::Instant};
 use windlass_core::{
-    EffectKey, OperationId, OperationKind, OperationProgressUpdate, OperationResult, OperationSpec, OperationStatus,
+    OperationId, OperationKind, OperationProgressUpdate, OperationResult, OperationSpec, OperationStatus,
     OpsLifecycleError, SessionId,
 };
 use windlass_runtime::{OpsError, OpsLifecycleRegistry, SessionError, Turn};
@@ -34,7 +34,7 @@ impl Jobs {
     /// there still, or done.
     pub(crate) async fn begin(&self, turn: &Turn, name: &str, seconds: u32) -> Result<(), OpsError> {
         loop {
-            let id = operation_id(&turn.effect_key());
+            let id = operation_id(&turn.effect_key().to_string());
             if self.has(turn.session(), id) {
                 return Ok(());
             }
@@ -102,8 +102,8 @@ impl Drop for Jobs {
 }
 
 /// The same for every attempt at the same work.
-fn operation_id(key: &EffectKey) -> OperationId {
-    let hash = derive_key("windlass 2026 operation id of an effect key", key.to_string().as_bytes());
+pub(crate) fn operation_id(key: &str) -> OperationId {
+    let hash = derive_key("windlass 2026 operation id of an effect key", key.as_bytes());
     let bytes = *hash.first_chunk().expect("sixteen of thirty-two bytes");
     OperationId::from_uuid(uuid::Builder::from_custom_bytes(bytes).into_uuid())
 }
@@ -165,7 +165,7 @@ impl Job {
 
 /// Reports until it is heard: as long as this process lives, nobody else can end the operation. Ends with the session,
 /// the runtime, or the operation itself.
-async fn heard<R>(report: impl Fn() -> R) -> Result<(), OpsError>
+pub(crate) async fn heard<R>(report: impl Fn() -> R) -> Result<(), OpsError>
 where
     R: Future<Output = Result<(), OpsError>>,
 {

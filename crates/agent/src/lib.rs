@@ -15,8 +15,11 @@ mod exchange;
 mod factory;
 mod http;
 mod jobs;
+pub mod ledger;
+pub mod llm;
 pub mod process;
 mod program;
+pub mod tools;
 pub mod transcript;
 mod worker;
 

@@ -1,0 +1,300 @@
+//! How are messages, the format of Anthropic, written and read?
+
+use super::{
+    config::DialectName,
+    dialect::{
+        Answer, Dialect, Heard, Picture, Piece, Question, Reader, Stop, in_order, join, parse, picture, text,
+        with_params,
+    },
+    failure::{ModelError, excerpt},
+    message::{Message, Role, ToolCall, Usage},
+};
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::{Map, Value, json};
+
+/// The vendor's own address.
+pub(crate) const BASE_URL: &str = "https://api.anthropic.com";
+/// What the format asks for, and the configuration leaves open.
+const MAX_TOKENS: u32 = 8_192;
+
+#[derive(Debug)]
+pub(crate) struct Anthropic;
+
+impl Dialect for Anthropic {
+    fn name(&self) -> DialectName {
+        DialectName::Anthropic
+    }
+
+    fn path(&self) -> &'static str {
+        "/v1/messages"
+    }
+
+    fn headers(&self, key: Option<&SecretString>) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert(HeaderName::from_static("anthropic-version"), HeaderValue::from_static("2023-06-01"));
+        if let Some(mut key) = key.and_then(|key| HeaderValue::from_str(key.expose_secret()).ok()) {
+            key.set_sensitive(true);
+            headers.insert(HeaderName::from_static("x-api-key"), key);
+        }
+        headers
+    }
+
+    fn body(&self, question: &Question<'_>) -> Value {
+        let mut body = Map::new();
+        body.insert("model".into(), question.model.into());
+        body.insert("max_tokens".into(), question.max_tokens.unwrap_or(MAX_TOKENS).into());
+        body.insert("messages".into(), messages(question).into());
+        body.insert("stream".into(), true.into());
+        let schema = question.schema.map(|schema| {
+            format!("Your last answer is one JSON value, and nothing else, that obeys this JSON schema:\n{schema}")
+        });
+        let system: Vec<&str> = question.system.into_iter().chain(schema.as_deref()).collect();
+        if !system.is_empty() {
+            body.insert("system".into(), system.join("\n\n").into());
+        }
+        if let Some(temperature) = question.temperature {
+            body.insert("temperature".into(), temperature.into());
+        }
+        if !question.tools.is_empty() {
+            let tool = |tool: &super::dialect::ToolSpec| json!({ "name": tool.name, "description": tool.description, "input_schema": tool.schema });
+            body.insert("tools".into(), question.tools.iter().map(tool).collect());
+        }
+        with_params(body, question.params)
+    }
+
+    fn reader(&self) -> Box<dyn Reader> {
+        Box::new(Events::default())
+    }
+
+    fn whole(&self, body: Value) -> Result<Answer, ModelError> {
+        let Some(Value::Array(blocks)) = body.get("content") else {
+            let detail = format!("an answer without content: {}", excerpt(&body.to_string()));
+            return Err(ModelError::retryable("provider_protocol_error", detail));
+        };
+        let blocks = blocks.iter().cloned().map(|value| Block { value, ..Block::default() }).collect();
+        let stop = text(&body, "stop_reason").or(Some("end_turn")).map(str::to_owned);
+        let mut events = Events { blocks, stop, begun: true, ..Events::default() };
+        events.count(body.get("usage"));
+        Box::new(events).finish()
+    }
+}
+
+/// Messages whose roles alternate: what is said to the model between two answers is one message.
+fn messages(question: &Question<'_>) -> Vec<Value> {
+    let mut messages: Vec<Value> = Vec::with_capacity(question.messages.len());
+    let mut user: Vec<Value> = Vec::new();
+    for said in in_order(&question.messages) {
+        if said.role == Role::Assistant {
+            if !user.is_empty() {
+                messages.push(json!({ "role": "user", "content": std::mem::take(&mut user) }));
+            }
+            messages.push(json!({ "role": "assistant", "content": assistant(&said) }));
+        } else {
+            user.extend(blocks(&said, question));
+        }
+    }
+    if !user.is_empty() {
+        messages.push(json!({ "role": "user", "content": user }));
+    }
+    messages
+}
+
+fn blocks(said: &Message, question: &Question<'_>) -> Vec<Value> {
+    if said.role == Role::Tool {
+        let mut result = json!({ "type": "tool_result", "tool_use_id": said.call, "content": said.content });
+        if said.is_error {
+            result["is_error"] = true.into();
+        }
+        return vec![result];
+    }
+    if said.blocks.is_empty() {
+        return vec![json!({ "type": "text", "text": words(&said.content) })];
+    }
+    let block = |block| match picture(block, question.pictures) {
+        Picture::Words(text) => json!({ "type": "text", "text": words(&text) }),
+        Picture::Url(url) => json!({ "type": "image", "source": { "type": "url", "url": url } }),
+        Picture::Data { media_type, base64 } => {
+            json!({ "type": "image", "source": { "type": "base64", "media_type": media_type, "data": base64 } })
+        }
+    };
+    said.blocks.iter().map(block).collect()
+}
+
+fn assistant(said: &Message) -> Vec<Value> {
+    let own = said.verbatim.as_ref().filter(|verbatim| verbatim.dialect == DialectName::Anthropic);
+    let mut blocks = match own.and_then(|verbatim| verbatim.value.as_array()) {
+        Some(blocks) => blocks.clone(),
+        None => {
+            let words = (!said.content.is_empty()).then(|| json!({ "type": "text", "text": said.content }));
+            let calls = said.calls.iter().map(|call| {
+                let input = serde_json::from_str(&call.arguments).unwrap_or_else(|_| json!({}));
+                json!({ "type": "tool_use", "id": call.id, "name": call.name, "input": input })
+            });
+            words.into_iter().chain(calls).collect()
+        }
+    };
+    // The format has no place for words that are none.
+    blocks.retain(|block| {
+        text(block, "type") != Some("text") || text(block, "text").is_some_and(|text| !text.is_empty())
+    });
+    if blocks.is_empty() {
+        blocks.push(json!({ "type": "text", "text": words("") }));
+    }
+    blocks
+}
+
+fn words(text: &str) -> &str {
+    if text.trim().is_empty() { "(nothing)" } else { text }
+}
+
+/// A message that comes as events.
+#[derive(Default)]
+struct Events {
+    begun: bool,
+    blocks: Vec<Block>,
+    stop: Option<String>,
+    ended: bool,
+    input: Option<u64>,
+    output: Option<u64>,
+}
+
+/// A content block that comes in pieces.
+#[derive(Default)]
+struct Block {
+    index: u64,
+    value: Value,
+    /// The arguments of a call, as text.
+    json: String,
+}
+
+impl Reader for Events {
+    fn event(&mut self, data: &str, heard: &mut dyn FnMut(Piece<'_>)) -> Result<Heard, ModelError> {
+        let mut event = parse(data)?;
+        if let Some(error) = ModelError::within(&event) {
+            return Err(error);
+        }
+        let index = event.get("index").and_then(Value::as_u64).unwrap_or_default();
+        match text(&event, "type").unwrap_or_default() {
+            "message_start" => {
+                self.begun = true;
+                self.count(event.pointer("/message/usage"));
+            }
+            "content_block_start" if self.stop.is_none() => {
+                let value = event.get_mut("content_block").map(Value::take).unwrap_or_default();
+                self.start(Block { index, value, json: String::new() }, heard);
+            }
+            "content_block_delta" if self.stop.is_none() => {
+                if let Some(Value::Object(delta)) = event.get_mut("delta").map(Value::take)
+                    && let Some(block) = self.blocks.iter_mut().find(|block| block.index == index)
+                {
+                    block.take(delta, heard);
+                }
+            }
+            "message_delta" => {
+                let stop = event.pointer("/delta/stop_reason").and_then(Value::as_str);
+                self.stop = self.stop.take().or(stop.map(str::to_owned));
+                self.count(event.get("usage"));
+            }
+            "message_stop" => {
+                self.ended = true;
+                return Ok(Heard::End);
+            }
+            // Pings, ends of blocks, and what later versions may say.
+            _ => {}
+        }
+        Ok(if self.stop.is_some() { Heard::Whole } else { Heard::More })
+    }
+
+    fn finish(self: Box<Self>) -> Result<Answer, ModelError> {
+        let stop = match self.stop.as_deref() {
+            Some("end_turn" | "tool_use" | "stop_sequence") => Stop::Done,
+            Some("max_tokens" | "model_context_window_exceeded") => Stop::Length,
+            Some("refusal") => Stop::Filtered,
+            Some("pause_turn") => Stop::Paused,
+            Some(other) => Stop::Other(excerpt(other)),
+            None if self.ended && self.begun => Stop::Done,
+            None if !self.begun && self.blocks.is_empty() => {
+                return Err(ModelError::retryable("provider_empty_answer", "the stream has ended before it began"));
+            }
+            None => return Err(ModelError::retryable("provider_answer_cut", "the stream has ended within the answer")),
+        };
+        let (mut words, mut calls, mut verbatim) = (String::new(), Vec::new(), Vec::new());
+        for block in self.blocks {
+            let (block, arguments) = block.whole();
+            match text(&block, "type") {
+                Some("text") => words.push_str(text(&block, "text").unwrap_or_default()),
+                Some("tool_use") => calls.push(ToolCall {
+                    id: text(&block, "id").unwrap_or_default().to_owned(),
+                    name: text(&block, "name").unwrap_or_default().to_owned(),
+                    arguments,
+                }),
+                _ => {}
+            }
+            verbatim.push(block);
+        }
+        let usage = self.input.zip(self.output).map(|(input, output)| Usage { input, output, estimated: false });
+        Ok(Answer { text: words, calls, verbatim: Value::Array(verbatim), stop, usage })
+    }
+}
+
+impl Events {
+    fn start(&mut self, block: Block, heard: &mut dyn FnMut(Piece<'_>)) {
+        // A block that is begun again is a repetition.
+        if self.blocks.iter().any(|there| there.index == block.index) {
+            return;
+        }
+        if text(&block.value, "type") == Some("tool_use") {
+            let (id, name) = (text(&block.value, "id"), text(&block.value, "name"));
+            heard(Piece::Call { id: id.unwrap_or_default(), name: name.unwrap_or_default() });
+        }
+        self.blocks.push(block);
+    }
+
+    /// The last count of each kind stands: later events repeat it, or know better.
+    fn count(&mut self, usage: Option<&Value>) {
+        let count = |name: &str| usage.and_then(|usage| usage.get(name)).and_then(Value::as_u64);
+        if let Some(fresh) = count("input_tokens") {
+            let cached = ["cache_creation_input_tokens", "cache_read_input_tokens"];
+            self.input = Some(cached.iter().filter_map(|name| count(name)).fold(fresh, u64::saturating_add));
+        }
+        self.output = count("output_tokens").or(self.output);
+    }
+}
+
+impl Block {
+    fn take(&mut self, mut delta: Map<String, Value>, heard: &mut dyn FnMut(Piece<'_>)) {
+        delta.remove("type");
+        if let Some(Value::String(piece)) = delta.remove("partial_json") {
+            self.json.push_str(&piece);
+        }
+        if let Some(words) = delta.get("text").and_then(Value::as_str) {
+            heard(Piece::Text(words));
+        }
+        if let Some(words) = delta.get("thinking").and_then(Value::as_str) {
+            heard(Piece::Thinking(words));
+        }
+        let Value::Object(block) = &mut self.value else { return };
+        if let Some(citation) = delta.remove("citation") {
+            match block.get_mut("citations") {
+                Some(Value::Array(citations)) => citations.push(citation),
+                _ => drop(block.insert("citations".into(), json!([citation]))),
+            }
+        }
+        join(block, delta);
+    }
+
+    /// The block with its arguments in place, and the arguments as the model wrote them.
+    fn whole(mut self) -> (Value, String) {
+        if self.json.is_empty() {
+            let input = self.value.get("input").map_or_else(|| "{}".into(), Value::to_string);
+            return (self.value, input);
+        }
+        // What is no JSON stays with the call, which is told so; the format has no place for it.
+        let input: Value = serde_json::from_str(&self.json).unwrap_or_else(|_| json!({}));
+        if let Value::Object(block) = &mut self.value {
+            block.insert("input".into(), input);
+        }
+        (self.value, self.json)
+    }
+}

@@ -1,0 +1,148 @@
+//! What does the agent know of a session?
+//!
+//! A [`Conversation`] is the fold of the deltas that were committed. While a run is on, each delta is applied when it is
+//! committed; the next run reads only what came after it.
+
+use super::message::{Asked, Compacted, Delta, Message, Role, Settings, Spent, ToolCall, Usage};
+use crate::ledger::Ledger;
+use std::{collections::HashSet, sync::Arc};
+use windlass_core::{
+    Accepted, CompletionSeq, Entry, Record, RunBoundaryReceipt, RunEnd, RunId, Seq,
+    render::{CoreRenderable, append},
+};
+use windlass_runtime::{Turn, store::StoreError};
+
+/// Entries of the journal read at once.
+const PAGE: u32 = 256;
+
+/// The fold of what was committed.
+#[derive(Debug, Default)]
+pub(crate) struct Conversation {
+    after: Seq,
+    /// Boundaries of this run up to this one were applied when they were committed.
+    live: Option<(RunId, u64)>,
+    pub(crate) messages: Vec<Arc<Message>>,
+    /// All that were ever said, also those that a summary stands for.
+    pub(crate) count: u64,
+    pub(crate) ledger: Ledger,
+    pub(crate) waiting: Option<Asked>,
+    pub(crate) settings: Settings,
+    pub(crate) repairs: u32,
+    /// Since the last words of a person.
+    pub(crate) spent: Spent,
+    /// What the provider counted at the last answer.
+    pub(crate) usage: Option<Usage>,
+    pub(crate) told: CompletionSeq,
+}
+
+impl Conversation {
+    /// Reads what came after the last look.
+    ///
+    /// # Errors
+    /// [`StoreError`], as for every reading.
+    pub(crate) async fn catch_up(&mut self, turn: &Turn) -> Result<(), StoreError> {
+        loop {
+            match turn.history(self.after, PAGE).await {
+                Ok(entries) if entries.is_empty() => return Ok(()),
+                Ok(entries) => entries.iter().for_each(|entry| self.fold(entry)),
+                // What is no longer kept is no longer known: the agent grows forgetful, not wrong.
+                Err(StoreError::Pruned { oldest }) if oldest > self.after => self.after = oldest,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn fold(&mut self, entry: &Entry) {
+        self.after = entry.seq;
+        let (receipt, delta) = match &entry.record {
+            Record::BoundaryCommitted(boundary) => (&boundary.receipt, &boundary.delta),
+            Record::RunEnded(ended) => match &ended.end {
+                RunEnd::Completed { receipt, delta, .. } => (receipt, delta),
+                _ => return,
+            },
+            Record::SessionReset { .. } => {
+                *self = Conversation { after: self.after, ..Conversation::default() };
+                return;
+            }
+            _ => return,
+        };
+        if self.live.is_some_and(|(run, sequence)| receipt.run_id == run && receipt.sequence <= sequence) {
+            return;
+        }
+        // Another executor may have had the session before; what it committed may not be for us to read.
+        if let Some(delta) = delta.as_ref().and_then(|delta| serde_json::from_str(delta.get()).ok()) {
+            self.apply(delta);
+        }
+    }
+
+    /// Applies a delta that was just committed.
+    pub(crate) fn commit(&mut self, delta: Delta, receipt: &RunBoundaryReceipt) {
+        self.live = Some((receipt.run_id, receipt.sequence));
+        self.apply(delta);
+    }
+
+    fn apply(&mut self, delta: Delta) {
+        let Delta { messages, spent, usage, intended, waiting, resolved, spoken, settings, repairs, compacted, told } =
+            delta;
+        if let Some(Compacted { messages, summary }) = compacted {
+            let gone = messages.min(self.messages.len());
+            let summary = Message::user(format!("[Summary of the conversation so far]\n{summary}"));
+            self.messages.splice(..gone, [Arc::new(summary)]);
+            // What was counted is gone.
+            self.usage = None;
+        }
+        if resolved {
+            self.waiting = None;
+        }
+        if spoken {
+            self.spent = Spent::default();
+        }
+        self.spent.add(spent);
+        self.usage = usage.or(self.usage);
+        for intent in &intended {
+            self.ledger.intend(intent);
+        }
+        for message in messages {
+            if let Some(call) = &message.call {
+                self.ledger.done(call);
+            }
+            self.count += 1;
+            self.messages.push(Arc::new(message));
+        }
+        self.waiting = waiting.or(self.waiting.take());
+        self.told = self.told.max(told);
+        self.repairs = repairs;
+        if let Some(settings) = settings {
+            self.settings = settings;
+        }
+    }
+
+    /// The calls of the last answer that have no result, in order.
+    pub(crate) fn open_calls(&self) -> Vec<ToolCall> {
+        let Some(at) = self.messages.iter().rposition(|message| message.role == Role::Assistant) else {
+            return Vec::new();
+        };
+        let closed: HashSet<&str> = self.messages[at..].iter().filter_map(|message| message.call.as_deref()).collect();
+        self.messages[at].calls.iter().filter(|call| !closed.contains(call.id.as_str())).cloned().collect()
+    }
+
+    /// The last answer, if nothing was said since.
+    pub(crate) fn last_answer(&self) -> Option<&Message> {
+        self.messages.last().filter(|message| message.role == Role::Assistant).map(|message| &**message)
+    }
+}
+
+/// What an input says to the model; nothing if it only carries on.
+pub(crate) fn heard(accepted: &Accepted) -> Option<Message> {
+    let is_news = !crate::transcript::notices(&accepted.input).is_empty();
+    Some(match append(&accepted.input)?.content {
+        CoreRenderable::Text { text } if is_news => Message::system(text),
+        CoreRenderable::Text { text } => Message::user(text),
+        CoreRenderable::Blocks { blocks } => Message::blocks(blocks),
+        CoreRenderable::Json { value } => Message::user(value.to_string()),
+        CoreRenderable::Reference { uri, label } => Message::user(match label {
+            Some(label) => format!("{label}: {uri}"),
+            None => uri,
+        }),
+    })
+}

@@ -1,0 +1,253 @@
+//! How are chat completions, the format of OpenAI and most others, written and read?
+
+use super::{
+    config::DialectName,
+    dialect::{
+        Answer, Dialect, Heard, Picture, Piece, Question, Reader, Stop, in_order, join, parse, picture, text,
+        with_params,
+    },
+    failure::{ModelError, excerpt},
+    message::{Message, Role, ToolCall, Usage},
+};
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::{Map, Value, json};
+
+/// The vendor's own address.
+pub(crate) const BASE_URL: &str = "https://api.openai.com/v1";
+
+#[derive(Debug)]
+pub(crate) struct OpenAi {
+    /// The vendor's own models refuse `max_tokens`, everybody else's know nothing else.
+    pub(crate) is_vendor: bool,
+}
+
+impl Dialect for OpenAi {
+    fn name(&self) -> DialectName {
+        DialectName::Openai
+    }
+
+    fn path(&self) -> &'static str {
+        "/chat/completions"
+    }
+
+    fn headers(&self, key: Option<&SecretString>) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        let bearer = key.and_then(|key| HeaderValue::from_str(&format!("Bearer {}", key.expose_secret())).ok());
+        if let Some(mut bearer) = bearer {
+            bearer.set_sensitive(true);
+            headers.insert(AUTHORIZATION, bearer);
+        }
+        headers
+    }
+
+    fn body(&self, question: &Question<'_>) -> Value {
+        let mut messages = Vec::with_capacity(question.messages.len() + 1);
+        if let Some(system) = question.system {
+            messages.push(json!({ "role": "system", "content": system }));
+        }
+        messages.extend(in_order(&question.messages).iter().map(|said| message(said, question)));
+        let mut body = Map::new();
+        body.insert("model".into(), question.model.into());
+        body.insert("messages".into(), messages.into());
+        body.insert("stream".into(), true.into());
+        body.insert("stream_options".into(), json!({ "include_usage": true }));
+        if let Some(most) = question.max_tokens {
+            let name = if self.is_vendor { "max_completion_tokens" } else { "max_tokens" };
+            body.insert(name.into(), most.into());
+        }
+        if let Some(temperature) = question.temperature {
+            body.insert("temperature".into(), temperature.into());
+        }
+        if !question.tools.is_empty() {
+            let tool = |tool: &super::dialect::ToolSpec| {
+                let (name, about, schema) = (&tool.name, &tool.description, &tool.schema);
+                json!({ "type": "function", "function": { "name": name, "description": about, "parameters": schema } })
+            };
+            body.insert("tools".into(), question.tools.iter().map(tool).collect());
+        }
+        if let Some(schema) = question.schema {
+            let format = json!({ "type": "json_schema", "json_schema": { "name": "answer", "schema": schema } });
+            body.insert("response_format".into(), format);
+        }
+        with_params(body, question.params)
+    }
+
+    fn reader(&self) -> Box<dyn Reader> {
+        Box::new(Chunks::default())
+    }
+
+    fn whole(&self, body: Value) -> Result<Answer, ModelError> {
+        let mut chunks = Chunks { usage: usage(&body), ..Chunks::default() };
+        let choice = body.pointer("/choices/0");
+        let Some(Value::Object(message)) = choice.and_then(|choice| choice.get("message")) else {
+            let detail = format!("an answer without a message: {}", excerpt(&body.to_string()));
+            return Err(ModelError::retryable("provider_protocol_error", detail));
+        };
+        chunks.message = message.clone();
+        chunks.stop = choice.and_then(|choice| text(choice, "finish_reason")).or(Some("stop")).map(str::to_owned);
+        Box::new(chunks).finish()
+    }
+}
+
+fn message(said: &Message, question: &Question<'_>) -> Value {
+    match said.role {
+        Role::User | Role::System if said.blocks.is_empty() => json!({ "role": "user", "content": said.content }),
+        Role::User | Role::System => {
+            let part = |block| match picture(block, question.pictures) {
+                Picture::Words(text) => json!({ "type": "text", "text": text }),
+                Picture::Url(url) => json!({ "type": "image_url", "image_url": { "url": url } }),
+                Picture::Data { media_type, base64 } => {
+                    let url = format!("data:{media_type};base64,{base64}");
+                    json!({ "type": "image_url", "image_url": { "url": url } })
+                }
+            };
+            json!({ "role": "user", "content": said.blocks.iter().map(part).collect::<Vec<_>>() })
+        }
+        Role::Tool => json!({ "role": "tool", "tool_call_id": said.call, "content": said.content }),
+        Role::Assistant => match &said.verbatim {
+            Some(verbatim) if verbatim.dialect == DialectName::Openai => verbatim.value.clone(),
+            _ => assistant(said),
+        },
+    }
+}
+
+fn assistant(said: &Message) -> Value {
+    if said.calls.is_empty() {
+        return json!({ "role": "assistant", "content": said.content });
+    }
+    let call = |call: &ToolCall| json!({ "id": call.id, "type": "function", "function": { "name": call.name, "arguments": call.arguments } });
+    let calls: Vec<Value> = said.calls.iter().map(call).collect();
+    let content = if said.content.is_empty() { Value::Null } else { said.content.clone().into() };
+    json!({ "role": "assistant", "content": content, "tool_calls": calls })
+}
+
+/// A message that comes in chunks.
+#[derive(Default)]
+struct Chunks {
+    message: Map<String, Value>,
+    calls: Vec<Map<String, Value>>,
+    stop: Option<String>,
+    ended: bool,
+    usage: Option<Usage>,
+}
+
+impl Reader for Chunks {
+    fn event(&mut self, data: &str, heard: &mut dyn FnMut(Piece<'_>)) -> Result<Heard, ModelError> {
+        if data.trim() == "[DONE]" {
+            self.ended = true;
+            return Ok(Heard::End);
+        }
+        let mut chunk = parse(data)?;
+        if let Some(error) = ModelError::within(&chunk) {
+            return Err(error);
+        }
+        self.usage = usage(&chunk).or(self.usage);
+        let choice = chunk.get_mut("choices").and_then(Value::as_array_mut).and_then(|choices| {
+            choices.iter_mut().find(|choice| choice.get("index").and_then(Value::as_u64).unwrap_or(0) == 0)
+        });
+        // What follows the end of an answer is a repetition, and adds nothing.
+        if let Some(choice) = choice.filter(|_| self.stop.is_none()) {
+            if let Some(Value::Object(delta)) = choice.get_mut("delta").map(Value::take) {
+                self.take(delta, heard);
+            }
+            self.stop = text(choice, "finish_reason").map(str::to_owned);
+        }
+        Ok(if self.stop.is_some() { Heard::Whole } else { Heard::More })
+    }
+
+    fn finish(mut self: Box<Self>) -> Result<Answer, ModelError> {
+        let streamed = std::mem::take(&mut self.calls);
+        if !streamed.is_empty() {
+            let calls = streamed.into_iter().map(|mut call| {
+                call.remove("index");
+                call.entry("type").or_insert_with(|| "function".into());
+                Value::Object(call)
+            });
+            self.message.insert("tool_calls".into(), calls.collect());
+        }
+        let calls: Vec<ToolCall> = match self.message.get_mut("tool_calls").and_then(Value::as_array_mut) {
+            Some(calls) => calls.iter_mut().enumerate().map(|(at, call)| tool_call(at, call)).collect(),
+            None => Vec::new(),
+        };
+        let words = self.message.get("content").and_then(Value::as_str).unwrap_or_default().to_owned();
+        let stop = match self.stop.as_deref() {
+            Some("stop" | "tool_calls" | "function_call") => Stop::Done,
+            Some("length") => Stop::Length,
+            Some("content_filter") => Stop::Filtered,
+            Some(other) => Stop::Other(excerpt(other)),
+            // Some servers say only that the stream is over.
+            None if self.ended && !(words.is_empty() && calls.is_empty()) => Stop::Done,
+            None if self.message.is_empty() => {
+                return Err(ModelError::retryable("provider_empty_answer", "the stream has ended before it began"));
+            }
+            None => return Err(ModelError::retryable("provider_answer_cut", "the stream has ended within the answer")),
+        };
+        self.message.insert("role".into(), "assistant".into());
+        self.message.entry("content").or_insert(Value::Null);
+        Ok(Answer { text: words, calls, verbatim: Value::Object(self.message), stop, usage: self.usage })
+    }
+}
+
+impl Chunks {
+    fn take(&mut self, mut delta: Map<String, Value>, heard: &mut dyn FnMut(Piece<'_>)) {
+        if let Some(Value::Array(calls)) = delta.remove("tool_calls") {
+            for call in calls {
+                if let Value::Object(call) = call {
+                    self.take_call(call, heard);
+                }
+            }
+        }
+        for (name, is_thinking) in [("content", false), ("reasoning_content", true), ("reasoning", true)] {
+            if let Some(words) = delta.get(name).and_then(Value::as_str).filter(|words| !words.is_empty()) {
+                heard(if is_thinking { Piece::Thinking(words) } else { Piece::Text(words) });
+            }
+        }
+        join(&mut self.message, delta);
+    }
+
+    /// Pieces of a call have its index. Servers that send calls whole often leave it out: a new id is a new call then.
+    fn take_call(&mut self, call: Map<String, Value>, heard: &mut dyn FnMut(Piece<'_>)) {
+        let index = call.get("index").and_then(Value::as_u64);
+        let id = call.get("id").and_then(Value::as_str).filter(|id| !id.is_empty());
+        let of = |call: &Map<String, Value>, name: &str| call.get(name).cloned();
+        let there = match (index, id) {
+            (Some(index), _) => self.calls.iter().position(|there| of(there, "index") == Some(index.into())),
+            (None, Some(id)) => self.calls.iter().position(|there| of(there, "id") == Some(id.into())),
+            (None, None) => self.calls.len().checked_sub(1),
+        };
+        match there {
+            Some(at) => join(&mut self.calls[at], call),
+            None => {
+                let name = call.get("function").and_then(|function| text(function, "name")).unwrap_or_default();
+                heard(Piece::Call { id: id.unwrap_or_default(), name });
+                self.calls.push(call);
+            }
+        }
+    }
+}
+
+/// A call as we keep it. One without an id gets one, in the verbatim message too, so that its result finds it.
+fn tool_call(at: usize, call: &mut Value) -> ToolCall {
+    let id = match text(call, "id") {
+        Some(id) if !id.is_empty() => id.to_owned(),
+        _ => {
+            let id = format!("call_{at}");
+            call["id"] = id.clone().into();
+            id
+        }
+    };
+    let function = call.get("function").unwrap_or(&Value::Null);
+    let arguments = match function.get("arguments") {
+        Some(Value::String(text)) => text.clone(),
+        Some(Value::Null) | None => String::new(),
+        Some(other) => other.to_string(),
+    };
+    ToolCall { id, name: text(function, "name").unwrap_or_default().to_owned(), arguments }
+}
+
+fn usage(chunk: &Value) -> Option<Usage> {
+    let usage = chunk.get("usage")?;
+    let count = |name: &str| usage.get(name).and_then(Value::as_u64);
+    Some(Usage { input: count("prompt_tokens")?, output: count("completion_tokens")?, estimated: false })
+}
