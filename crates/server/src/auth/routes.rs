@@ -1,0 +1,155 @@
+//! How are tokens made, listed and revoked over HTTP?
+
+use super::{
+    principal::{Principal, Tenant},
+    scope::{Scope, Scopes},
+    token::{NewToken, TokenId, TokenRow},
+};
+use crate::{
+    json::{StrictJson, StrictQuery},
+    limits::PAGE,
+    problem::{Code, Problem},
+    routes::Routes,
+    state::AppState,
+};
+use axum::{
+    Json,
+    extract::{Path, State},
+    response::IntoResponse,
+};
+use http::{Method, StatusCode, header};
+use secrecy::ExposeSecret;
+use serde::Deserialize;
+use std::time::Duration;
+use windlass_api::{CreateToken, CreatedToken, Page, TokenView};
+use windlass_runtime::{Clock, SystemClock};
+
+/// No token holds longer: ten years.
+const LONGEST: u64 = 315_360_000;
+
+/// The routes of tokens.
+pub(crate) fn routes(routes: Routes) -> Routes {
+    routes
+        .route(Method::POST, "/v1/tokens", Scope::TokensAdmin, create)
+        .route(Method::GET, "/v1/tokens", Scope::TokensAdmin, list)
+        .route(Method::DELETE, "/v1/tokens/{token}", Scope::TokensAdmin, revoke)
+}
+
+async fn create(
+    State(state): State<AppState>,
+    caller: Principal,
+    StrictJson(wanted): StrictJson<CreateToken>,
+) -> Result<impl IntoResponse, Problem> {
+    let new = new_token(&caller, wanted)?;
+    let (row, token) = state.tokens().create(new).await?;
+    tracing::info!(token = %row.id, tenant = %row.tenant, "a token was made");
+    let place = format!("/v1/tokens/{}", row.id);
+    let created = CreatedToken { token: token.expose_secret().to_owned(), view: view(row) };
+    Ok((StatusCode::CREATED, [(header::LOCATION, place)], Json(created)))
+}
+
+/// What is asked for, where the caller may give it: nobody gives what he does not have.
+fn new_token(caller: &Principal, wanted: CreateToken) -> Result<NewToken, Problem> {
+    let wrong = |field: &str, detail: &str| Problem::at(Code::SchemaViolation, format!("/{field}"), detail);
+    let tenant = match &wanted.tenant {
+        None => caller.tenant.clone(),
+        Some(name) => Tenant::parse(name).ok_or_else(|| wrong("tenant", "1 to 64 of A-Z a-z 0-9 _ - are wanted"))?,
+    };
+    if tenant != caller.tenant {
+        caller.may(Scope::TenantAdmin)?;
+    }
+    let scopes: Scopes = wanted.scopes.join(" ").parse().map_err(|error| wrong("scopes", &format!("{error}")))?;
+    if scopes.is_empty() {
+        return Err(wrong("scopes", "a token without a scope can do nothing; name at least one"));
+    }
+    if caller.is_local() && !scopes.allows(Scope::TokensAdmin) {
+        return Err(wrong("scopes", "the first token needs tokens:admin: from then on nobody makes tokens without it"));
+    }
+    if !caller.scopes.covers(scopes) {
+        return Err(Problem::new(Code::ForbiddenScope).detail("a token cannot make one that may do more than itself"));
+    }
+    if wanted.name.as_ref().is_some_and(|name| name.chars().count() > 200) {
+        return Err(wrong("name", "at most 200 characters are kept"));
+    }
+    if let Some(prefix) = &wanted.session_prefix
+        && Tenant::parse(prefix).is_none()
+    {
+        return Err(wrong("session_prefix", "1 to 64 of A-Z a-z 0-9 _ - are wanted"));
+    }
+    let within = match (&caller.prefix, &wanted.session_prefix) {
+        (None, _) => true,
+        (Some(own), Some(prefix)) => prefix.starts_with(&**own),
+        (Some(_), None) => false,
+    };
+    if !within {
+        return Err(Problem::new(Code::ForbiddenScope).detail("the session_prefix must begin with that of your token"));
+    }
+    let expires_at = match wanted.expires_in {
+        None => None,
+        Some(seconds @ 1..=LONGEST) => Some(SystemClock.now() + Duration::from_secs(seconds)),
+        Some(_) => return Err(wrong("expires_in", &format!("1 to {LONGEST} seconds are wanted"))),
+    };
+    Ok(NewToken { name: wanted.name, tenant, scopes, prefix: wanted.session_prefix, expires_at })
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ListTokens {
+    limit: Option<u32>,
+    cursor: Option<String>,
+}
+
+async fn list(
+    State(state): State<AppState>,
+    caller: Principal,
+    StrictQuery(query): StrictQuery<ListTokens>,
+) -> Result<Json<Page<TokenView>>, Problem> {
+    let limit = match query.limit {
+        None => 100,
+        Some(limit @ 1..=PAGE) => limit,
+        Some(_) => {
+            let detail = format!("1 to {PAGE} are wanted");
+            return Err(Problem::new(Code::SchemaViolation).detail(detail).parameter("limit"));
+        }
+    } as usize;
+    let after = match &query.cursor {
+        None => None,
+        Some(text) => Some(TokenId::parse(text).ok_or_else(|| Problem::new(Code::InvalidCursor).parameter("cursor"))?),
+    };
+    let tenant = (!caller.scopes.allows(Scope::TenantAdmin)).then_some(&caller.tenant);
+    let mut rows = state.tokens().list(tenant, after.as_ref(), limit + 1);
+    let more = rows.len() > limit;
+    rows.truncate(limit);
+    let next_cursor = rows.last().filter(|_| more).map(|row| row.id.to_string());
+    Ok(Json(Page { items: rows.into_iter().map(view).collect(), next_cursor }))
+}
+
+async fn revoke(
+    State(state): State<AppState>,
+    caller: Principal,
+    Path(id): Path<String>,
+) -> Result<StatusCode, Problem> {
+    let id = TokenId::parse(&id).ok_or_else(|| Problem::new(Code::InvalidId).detail("no token has such an id"))?;
+    // Another tenant's token is as good as none.
+    let seen = |row: &TokenRow| row.tenant == caller.tenant || caller.scopes.allows(Scope::TenantAdmin);
+    if state.tokens().get(&id).filter(seen).is_none() {
+        return Err(Problem::new(Code::NotFound).detail("no such token"));
+    }
+    state.tokens().revoke(&id).await?;
+    tracing::info!(token = %id, "a token was revoked");
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn view(row: TokenRow) -> TokenView {
+    TokenView {
+        id: row.id.to_string(),
+        name: row.name,
+        tenant: row.tenant.to_string(),
+        scopes: row.scopes.iter().map(|scope| scope.to_string()).collect(),
+        session_prefix: row.prefix,
+        created_at: row.created_at.into(),
+        expires_at: row.expires_at.map(Into::into),
+        revoked_at: row.revoked_at.map(Into::into),
+        last_used_at: row.last_used_at.map(Into::into),
+    }
+}

@@ -1,0 +1,463 @@
+//! How does a server start, and how does it end?
+//!
+//! It starts only where it is safe, tells its supervisor when it is ready, and ends in good order: at once not ready,
+//! streams closed, runs at a boundary or resumable, connections after their request, all within the grace time.
+
+use crate::{
+    api,
+    auth::{self, Tokens},
+    config::Config,
+    guard::Guard,
+    health::{self, Health},
+    limits::Rates,
+    listener::Door,
+    problem::{Code, Problem},
+    routes::Routes,
+    state::{AgentCatalog, AppState, BuiltinOnly, Parts},
+    telemetry::Metrics,
+    tls::{Tls, TlsError},
+};
+use std::{
+    io,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
+use tokio::{net::TcpListener, task::JoinHandle, time::Instant};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use windlass_core::Limits;
+use windlass_runtime::{
+    ExecutorFactory, Observer, RuntimeSessionAdapter, SystemClock,
+    blob::{BlobError, BlobStore},
+    documents::Documents,
+    object_blobs::ObjectBlobs,
+    store::{Store, StoreError},
+};
+use windlass_sqlite::{SqliteOptions, SqliteStore};
+
+/// Why a server did not start, or did not go on.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServeError {
+    /// Anybody could call it.
+    #[error("unsafe_listen: {listen} can be reached by others: {missing}; {hint}")]
+    Exposed {
+        /// The address.
+        listen: SocketAddr,
+        /// What is missing.
+        missing: &'static str,
+        /// What to do.
+        hint: &'static str,
+    },
+    /// The address cannot be listened on.
+    #[error("listen_failed: {listen}: {error}; stop what listens there, or choose another server.listen")]
+    Listen {
+        /// The address.
+        listen: SocketAddr,
+        /// Why.
+        error: Arc<io::Error>,
+    },
+    /// The certificate cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The store cannot be opened.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The blobs cannot be opened.
+    #[error(transparent)]
+    Blobs(#[from] BlobError),
+    /// There is no place for the data.
+    #[error("no_data_folder: {0}; set store.path")]
+    NoFolder(String),
+    /// The tokens cannot be read.
+    #[error("{0}")]
+    Tokens(Problem),
+    /// Nothing can be counted: a bug.
+    #[error("{0}")]
+    Metrics(Problem),
+    /// The store could not be written for half a minute.
+    #[error("store_lost: the store did not take a commit for {} s ({code}); start again when it is back", LOST.as_secs())]
+    StoreLost {
+        /// What it answered last.
+        code: Code,
+    },
+    /// A second signal came before the server had ended in good order. Nothing accepted is lost.
+    #[error("interrupted: a second signal ended the server at once; accepted work resumes at the next start")]
+    Interrupted,
+}
+
+impl ServeError {
+    /// The exit code of a process that ends with this.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            ServeError::Exposed { .. } | ServeError::Listen { .. } | ServeError::Tls(_) | ServeError::NoFolder(_) => 78,
+            ServeError::Store(StoreError::Newer { .. }) => 78,
+            ServeError::Store(StoreError::Locked { .. }) => 5,
+            ServeError::StoreLost { .. } => 70,
+            ServeError::Interrupted => 130,
+            _ => 1,
+        }
+    }
+}
+
+/// A store that cannot be written for so long is lost.
+const LOST: Duration = Duration::from_secs(30);
+/// How often the store is probed when nobody asks.
+const WATCH: Duration = Duration::from_secs(15);
+/// After the grace time, how long connections may take to end.
+const LAST_WORDS: Duration = Duration::from_secs(4);
+/// How often the uses of tokens are noted.
+const NOTE: Duration = Duration::from_secs(60);
+
+/// A server that runs. Dropping it ends it at once.
+pub struct Server {
+    address: SocketAddr,
+    state: AppState,
+    tls: Option<Tls>,
+    door: JoinHandle<()>,
+    closing: CancellationToken,
+    killed: CancellationToken,
+    connections: TaskTracker,
+}
+
+/// How a server is put together.
+pub struct ServerBuilder {
+    config: Config,
+    store: Arc<dyn Store>,
+    documents: Arc<dyn Documents>,
+    blobs: Option<Arc<dyn BlobStore>>,
+    factory: Arc<dyn ExecutorFactory>,
+    agents: Arc<dyn AgentCatalog>,
+    metrics: Option<Arc<Metrics>>,
+    routes: Vec<Box<dyn FnOnce(Routes) -> Routes + Send>>,
+}
+
+impl ServerBuilder {
+    /// Where media is kept. Without, inputs with inline media are refused.
+    pub fn blobs(mut self, blobs: Arc<dyn BlobStore>) -> Self {
+        self.blobs = Some(blobs);
+        self
+    }
+
+    /// Who answers; and what is told of them.
+    pub fn agents(mut self, factory: Arc<dyn ExecutorFactory>, agents: Arc<dyn AgentCatalog>) -> Self {
+        (self.factory, self.agents) = (factory, agents);
+        self
+    }
+
+    /// Where it counts; the store may count there too. Without, the server makes its own.
+    pub fn metrics(mut self, metrics: Arc<Metrics>) -> Self {
+        self.metrics = Some(metrics);
+        self
+    }
+
+    /// Routes of your own, behind the same guard.
+    pub fn routes(mut self, add: impl FnOnce(Routes) -> Routes + Send + 'static) -> Self {
+        self.routes.push(Box::new(add));
+        self
+    }
+
+    /// Listens, and answers from then on.
+    ///
+    /// # Errors
+    /// [`ServeError`]; nothing listens then.
+    pub async fn start(self) -> Result<Server, ServeError> {
+        let listener = listen(self.config.server.listen).await?;
+        self.start_on(listener).await
+    }
+
+    async fn start_on(self, listener: TcpListener) -> Result<Server, ServeError> {
+        let config = self.config;
+        let tls = Tls::of(&config.server)?;
+        let tokens = Tokens::load(Arc::clone(&self.documents), Arc::new(SystemClock)).await;
+        let tokens = tokens.map_err(ServeError::Tokens)?;
+        refuse_exposure(&config, tokens.is_empty())?;
+        let address = listener
+            .local_addr()
+            .map_err(|error| ServeError::Listen { listen: config.server.listen, error: Arc::new(error) })?;
+        let limits = Limits { queued: config.limits.inputs_per_session, ..Limits::default() };
+        let metrics = match self.metrics {
+            Some(metrics) => metrics,
+            None => Arc::new(Metrics::new().map_err(ServeError::Metrics)?),
+        };
+        let mut runtime = RuntimeSessionAdapter::builder()
+            .store(self.store)
+            .factory(self.factory)
+            .limits(limits)
+            .observer(Arc::clone(&metrics) as Arc<dyn Observer>);
+        if let Some(blobs) = self.blobs {
+            runtime = runtime.blobs(blobs);
+        }
+        let state = AppState::new(Parts {
+            adapter: runtime.build(),
+            documents: self.documents,
+            agents: self.agents,
+            metrics,
+            tokens,
+            rates: Rates::new(&config.limits),
+            closing: CancellationToken::new(),
+            draining: AtomicBool::new(false),
+            tasks: TaskTracker::new(),
+            health: Health::default(),
+            config: config.clone(),
+        });
+        let routes = self.routes.into_iter().fold(routes(), |routes, add| routes.and(add));
+        let (closing, killed, connections) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
+        let door = Door {
+            listener,
+            guard: Guard::new(state.clone(), routes.router(state.clone())),
+            tls: tls.clone(),
+            config,
+            closing: closing.clone(),
+            killed: killed.clone(),
+            connections: connections.clone(),
+        };
+        let door = tokio::spawn(door.run());
+        state.tasks().spawn(resume(state.clone()));
+        state.tasks().spawn(note_uses(state.clone()));
+        Ok(Server { address, state, tls, door, closing, killed, connections })
+    }
+}
+
+/// Every route of the server.
+pub fn routes() -> Routes {
+    Routes::new().and(health::routes).and(auth::routes).and(api::routes)
+}
+
+impl Server {
+    /// A server on this store. Its executor is the built-in agent, unless told otherwise.
+    pub fn builder<S: Store + Documents>(config: Config, store: Arc<S>) -> ServerBuilder {
+        ServerBuilder {
+            config,
+            documents: Arc::clone(&store) as Arc<dyn Documents>,
+            store,
+            blobs: None,
+            factory: Arc::new(windlass_agent::BuiltinFactory::default()),
+            agents: Arc::new(BuiltinOnly),
+            metrics: None,
+            routes: Vec::new(),
+        }
+    }
+
+    /// Where it listens; with the port that the system chose, where none was.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Where it answers, for example `http://127.0.0.1:7420`.
+    pub fn url(&self) -> String {
+        format!("{}://{}", if self.tls.is_some() { "https" } else { "http" }, self.address)
+    }
+
+    /// What its handlers share.
+    pub fn state(&self) -> &AppState {
+        &self.state
+    }
+
+    /// Reads the certificate again. If it cannot be used, the one in use stays.
+    ///
+    /// # Errors
+    /// [`TlsError`].
+    pub fn reload(&self) -> Result<(), TlsError> {
+        self.tls.as_ref().map_or(Ok(()), Tls::reload)
+    }
+
+    /// Ends in good order: not ready from now on; streams and waits end; runs stop at a boundary or are put back;
+    /// connections end after their request. Takes the grace time and a few seconds at most.
+    pub async fn shutdown(mut self) {
+        self.state.begin_draining();
+        let grace = self.state.config().server.drain_seconds.0;
+        if tokio::time::timeout(grace, self.state.adapter().shutdown()).await.is_err() {
+            tracing::warn!("some runs did not stop in time; they resume at the next start");
+        }
+        self.closing.cancel();
+        self.connections.close();
+        if tokio::time::timeout(LAST_WORDS, self.connections.wait()).await.is_err() {
+            tracing::warn!("some connections did not end in time and were cut");
+        }
+        self.killed.cancel();
+        self.connections.wait().await;
+        self.state.tasks().close();
+        drop(tokio::time::timeout(LAST_WORDS, self.state.tasks().wait()).await);
+        if let Err(problem) = self.state.tokens().note_uses().await {
+            tracing::warn!(%problem, "the last uses of tokens were not noted");
+        }
+        drop((&mut self.door).await);
+    }
+
+    /// Watches the store. Returns when it has been lost for too long.
+    async fn store_lost(&self) -> Code {
+        let mut since: Option<Instant> = None;
+        loop {
+            tokio::time::sleep(since.map_or(WATCH, |_| Duration::from_secs(1))).await;
+            match self.state.health().probe(&self.state).await {
+                Err(code @ (Code::StoreUnavailable | Code::CommitOutcomeUnknown)) => {
+                    let since = *since.get_or_insert_with(Instant::now);
+                    if since.elapsed() >= LOST {
+                        return code;
+                    }
+                }
+                _ => since = None,
+            }
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.state.begin_draining();
+        self.closing.cancel();
+        self.killed.cancel();
+    }
+}
+
+/// Sessions with work go on by themselves.
+async fn resume(state: AppState) {
+    let resumed = state.closing().run_until_cancelled(state.adapter().resume_pending()).await;
+    match resumed {
+        Some(Ok(0)) | None => {}
+        Some(Ok(sessions)) => tracing::info!(sessions, "sessions with work were opened"),
+        Some(Err(error)) => tracing::error!(%error, "sessions with work could not be listed; they resume when called"),
+    }
+}
+
+async fn note_uses(state: AppState) {
+    while state.closing().run_until_cancelled(tokio::time::sleep(NOTE)).await.is_some() {
+        if let Err(problem) = state.tokens().note_uses().await {
+            tracing::warn!(%problem, "uses of tokens were not noted; tried again in a minute");
+        }
+    }
+}
+
+async fn listen(at: SocketAddr) -> Result<TcpListener, ServeError> {
+    TcpListener::bind(at).await.map_err(|error| ServeError::Listen { listen: at, error: Arc::new(error) })
+}
+
+/// Refuses to answer to others without authentication and without secrecy.
+fn refuse_exposure(config: &Config, no_tokens: bool) -> Result<(), ServeError> {
+    let server = &config.server;
+    let private = server.tls_cert.is_some() || server.behind_proxy;
+    let exposed = |missing, hint| Err(ServeError::Exposed { listen: server.listen, missing, hint });
+    if server.listen.ip().is_loopback() && !server.behind_proxy {
+        return Ok(());
+    }
+    if no_tokens && config.auth.jwt_issuer.is_none() {
+        return exposed("there is no token", "make one first: `windlass token create`, with a server on 127.0.0.1");
+    }
+    if !private {
+        return exposed(
+            "there is no TLS",
+            "set server.tls_cert and server.tls_key, or --behind-proxy if a proxy ends TLS",
+        );
+    }
+    Ok(())
+}
+
+/// Where the store's file and its blobs are.
+fn places(config: &Config) -> Result<(PathBuf, PathBuf), ServeError> {
+    use etcetera::BaseStrategy as _;
+    let file = match &config.store.path {
+        Some(file) => file.clone(),
+        None => etcetera::choose_base_strategy()
+            .map_err(|error| ServeError::NoFolder(error.to_string()))?
+            .data_dir()
+            .join("windlass/windlass.db"),
+    };
+    let folder = file.parent().map(PathBuf::from).unwrap_or_default();
+    let blobs = config.store.blobs.clone().unwrap_or_else(|| folder.join("blobs"));
+    Ok((file, blobs))
+}
+
+/// Runs a server until SIGTERM or SIGINT, and ends it in good order. `ready` is told where it listens, once it does.
+///
+/// SIGHUP reads the certificate again.
+///
+/// # Errors
+/// [`ServeError`], whose exit code the process should end with. After [`ServeError::Interrupted`] it should end at
+/// once.
+pub async fn serve(config: Config, ready: impl FnOnce(SocketAddr)) -> Result<(), ServeError> {
+    // Before the store is touched: whoever listens there already may be writing it.
+    let listener = listen(config.server.listen).await?;
+    let (file, blob_folder) = places(&config)?;
+    let folder = file.parent().map(PathBuf::from).unwrap_or_default();
+    std::fs::create_dir_all(&folder).map_err(|error| StoreError::Unavailable(error.to_string().into()))?;
+    let metrics = Arc::new(Metrics::new().map_err(ServeError::Metrics)?);
+    let options = SqliteOptions { observer: Some(Arc::clone(&metrics) as _), ..SqliteOptions::default() };
+    let store = tokio::task::spawn_blocking(move || SqliteStore::open(file, options))
+        .await
+        .map_err(|error| StoreError::Unavailable(error.to_string().into()))??;
+    let blobs = ObjectBlobs::in_folder(blob_folder)?;
+    let mut signals = Signals::new()?;
+    let server =
+        Server::builder(config, Arc::new(store)).blobs(Arc::new(blobs)).metrics(metrics).start_on(listener).await?;
+    supervised(&[sd_notify::NotifyState::Ready]);
+    tracing::info!(address = %server.address(), "ready");
+    ready(server.address());
+    let lost = loop {
+        tokio::select! {
+            signal = signals.next() => match signal {
+                Signal::End => break None,
+                Signal::Reload => match server.reload() {
+                    Ok(()) => tracing::info!("the certificate was read again"),
+                    Err(error) => tracing::error!(%error, "the certificate in use stays"),
+                },
+            },
+            code = server.store_lost() => break Some(code),
+        }
+    };
+    supervised(&[sd_notify::NotifyState::Stopping]);
+    if let Some(code) = lost {
+        return Err(ServeError::StoreLost { code });
+    }
+    tracing::info!("shutting down");
+    let shutdown = server.shutdown();
+    tokio::pin!(shutdown);
+    loop {
+        tokio::select! {
+            () = &mut shutdown => return Ok(()),
+            signal = signals.next() => if let Signal::End = signal {
+                return Err(ServeError::Interrupted);
+            },
+        }
+    }
+}
+
+/// Tells systemd, where it asked to be told. A supervisor that does not listen is no reason to stop.
+fn supervised(state: &[sd_notify::NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::warn!(%error, "the supervisor could not be told");
+    }
+}
+
+enum Signal {
+    End,
+    Reload,
+}
+
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+    reload: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Signals, ServeError> {
+        use tokio::signal::unix::{SignalKind, signal};
+        let on = |kind| signal(kind).map_err(|error| StoreError::Unavailable(error.to_string().into()));
+        Ok(Signals {
+            terminate: on(SignalKind::terminate())?,
+            interrupt: on(SignalKind::interrupt())?,
+            reload: on(SignalKind::hangup())?,
+        })
+    }
+
+    /// Cancel-safe: a signal is told to the next call.
+    async fn next(&mut self) -> Signal {
+        tokio::select! {
+            _ = self.terminate.recv() => Signal::End,
+            _ = self.interrupt.recv() => Signal::End,
+            _ = self.reload.recv() => Signal::Reload,
+        }
+    }
+}

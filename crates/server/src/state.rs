@@ -1,0 +1,133 @@
+//! What does every handler share?
+
+use crate::{auth::Tokens, config::Config, limits::Rates, telemetry::Metrics};
+use async_trait::async_trait;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use windlass_api::{Agent, AgentTest};
+use windlass_runtime::{RuntimeSessionAdapter, documents::Documents, store::Store};
+
+/// Which agents there are, and whether they answer.
+#[async_trait]
+pub trait AgentCatalog: Send + Sync + 'static {
+    /// The agents, by name.
+    fn agents(&self) -> Vec<Agent>;
+
+    /// Tries an agent, outside of any session. None if there is no such agent.
+    async fn test(&self, name: &str) -> Option<AgentTest>;
+}
+
+/// The agents of a server that was configured none: the built-in one.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct BuiltinOnly;
+
+#[async_trait]
+impl AgentCatalog for BuiltinOnly {
+    fn agents(&self) -> Vec<Agent> {
+        vec![Agent { name: BUILTIN.to_owned(), kind: BUILTIN.to_owned(), default: true, detail: None }]
+    }
+
+    async fn test(&self, name: &str) -> Option<AgentTest> {
+        let detail = "it needs nothing from outside".to_owned();
+        (name == BUILTIN).then(|| AgentTest { name: name.to_owned(), ok: true, detail, took_ms: 0 })
+    }
+}
+
+const BUILTIN: &str = "builtin";
+
+/// What every handler shares. Cheap to clone.
+#[derive(Clone)]
+pub struct AppState(Arc<Parts>);
+
+/// What a server is made of.
+pub(crate) struct Parts {
+    pub(crate) adapter: RuntimeSessionAdapter,
+    pub(crate) documents: Arc<dyn Documents>,
+    pub(crate) agents: Arc<dyn AgentCatalog>,
+    pub(crate) config: Config,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) tokens: Tokens,
+    pub(crate) rates: Rates,
+    pub(crate) closing: CancellationToken,
+    pub(crate) draining: AtomicBool,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) health: crate::health::Health,
+}
+
+impl AppState {
+    pub(crate) fn new(parts: Parts) -> AppState {
+        AppState(Arc::new(parts))
+    }
+
+    /// The runtime.
+    pub fn adapter(&self) -> &RuntimeSessionAdapter {
+        &self.0.adapter
+    }
+
+    /// The store below the runtime.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        self.0.adapter.store()
+    }
+
+    /// What is kept beside the journals: tokens, policies.
+    pub fn documents(&self) -> &Arc<dyn Documents> {
+        &self.0.documents
+    }
+
+    /// Which agents there are.
+    pub fn agents(&self) -> &Arc<dyn AgentCatalog> {
+        &self.0.agents
+    }
+
+    /// What was chosen.
+    pub fn config(&self) -> &Config {
+        &self.0.config
+    }
+
+    /// What is counted.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.0.metrics
+    }
+
+    /// The tokens of this server.
+    pub fn tokens(&self) -> &Tokens {
+        &self.0.tokens
+    }
+
+    /// Cancelled when the server begins to shut down: streams end with an event that says so, waits answer what is
+    /// known so far.
+    pub fn closing(&self) -> &CancellationToken {
+        &self.0.closing
+    }
+
+    /// Where a handler leaves a task that outlives its request; the server waits for them all when it ends.
+    pub fn tasks(&self) -> &TaskTracker {
+        &self.0.tasks
+    }
+
+    pub(crate) fn rates(&self) -> &Rates {
+        &self.0.rates
+    }
+
+    pub(crate) fn health(&self) -> &crate::health::Health {
+        &self.0.health
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.0.draining.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn begin_draining(&self) {
+        self.0.draining.store(true, Ordering::Release);
+        self.0.closing.cancel();
+    }
+
+    /// Whether whoever calls from this machine needs no token: nobody else can call, and there is none yet.
+    pub(crate) fn trusts_local(&self) -> bool {
+        let server = &self.0.config.server;
+        server.listen.ip().is_loopback() && !server.behind_proxy && self.0.tokens.is_empty()
+    }
+}
