@@ -17,7 +17,8 @@ use windlass_runtime::{
     SessionHandle, Turn,
     memory::MemoryStore,
     store::{
-        Append, InputQuery, InputRef, InputRow, ListQuery, Opened, PutSnapshot, SessionRow, Store, StoreError, Usage,
+        Append, InputQuery, InputRef, InputRow, ListQuery, Loaded, Opened, PutSnapshot, SessionRow, Store, StoreError,
+        Usage,
     },
 };
 use windlass_sqlite::{SqliteOptions, SqliteStore};
@@ -161,6 +162,10 @@ impl<S: Store> Store for Counted<S> {
     async fn append(&self, append: Append) -> Result<(), StoreError> {
         self.appends.fetch_add(1, Ordering::Relaxed);
         self.store.append(append).await
+    }
+
+    async fn load(&self, session: SessionId) -> Result<Option<Loaded>, StoreError> {
+        self.store.load(session).await
     }
 
     async fn read(&self, session: SessionId, after: Seq, limit: u32) -> Result<Vec<Arc<Entry>>, StoreError> {

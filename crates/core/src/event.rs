@@ -449,6 +449,12 @@ pub enum RejectReason {
         /// The input.
         input: InputId,
     },
+    /// A new try is wanted of a dead letter that the journal no longer holds.
+    #[error("input {input} is a dead letter whose content is no longer kept; send it as a new input")]
+    NoLongerKept {
+        /// The input.
+        input: InputId,
+    },
 }
 
 impl RejectReason {
@@ -469,6 +475,7 @@ impl RejectReason {
             RejectReason::InvalidMedia => "invalid_media",
             RejectReason::ReservedMetadata { .. } => "reserved_metadata",
             RejectReason::NotADeadLetter { .. } => "not_a_dead_letter",
+            RejectReason::NoLongerKept { .. } => "gone",
         }
     }
 
@@ -483,7 +490,7 @@ impl RejectReason {
             RejectReason::PayloadTooLarge { .. } | RejectReason::PayloadTooDeep { .. } => "payload",
             RejectReason::BlobStoreRequired | RejectReason::BlobMissing { .. } | RejectReason::InvalidMedia => "blocks",
             RejectReason::ReservedMetadata { .. } => "notices",
-            RejectReason::NotADeadLetter { .. } => "redrive_of",
+            RejectReason::NotADeadLetter { .. } | RejectReason::NoLongerKept { .. } => "redrive_of",
         }
     }
 }

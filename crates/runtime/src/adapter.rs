@@ -362,13 +362,16 @@ impl RuntimeSessionAdapter {
         self.shared.tasks.close();
         let slots: Vec<Arc<Slot>> = self.shared.slots().drain().map(|(_, slot)| slot).collect();
         let leave = |slot: Arc<Slot>| async move {
-            let Some(mailbox) = slot.open_mailbox() else { return };
-            let (reply, left) = oneshot::channel();
-            if mailbox.send(Message::Leave { reason: "runtime shut down", reply }).await.is_ok()
-                && let Ok(Err(error)) = left.await
-            {
-                tracing::error!(session = %slot.id, %error, "a session could not be let go in good order");
+            if let Some(mailbox) = slot.open_mailbox() {
+                let (reply, left) = oneshot::channel();
+                if mailbox.send(Message::Leave { reason: SHUT_DOWN, reply }).await.is_ok()
+                    && let Ok(Err(error)) = left.await
+                {
+                    tracing::error!(session = %slot.id, %error, "a session could not be let go in good order");
+                }
             }
+            // Also one that was put away has followers and an executor who are to hear of it.
+            self.shared.let_go(&slot, SHUT_DOWN);
         };
         stream::iter(slots).for_each_concurrent(LEAVE_PARALLELISM, leave).await;
         self.shared.tasks.wait().await;
@@ -397,6 +400,9 @@ pub const ENTRIES_KEPT: u64 = 100_000;
 /// An idle time of nothing would make the timer spin; "never" must still be a moment that a clock can reach.
 const SHORTEST_IDLE: Duration = Duration::from_millis(10);
 const LONGEST_WAIT: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
+/// What the waiters and executors of a runtime hear at its end.
+const SHUT_DOWN: &str = "runtime shut down";
 
 const RESUME_PAGE: u32 = 1_000;
 const LEAVE_PARALLELISM: usize = 64;

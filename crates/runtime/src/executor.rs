@@ -24,7 +24,7 @@ pub trait CoreExecutor: Send + Sync + 'static {
     /// [`CoreExecutorError`] says whether another try may help. The inputs are retried or abandoned accordingly.
     async fn apply(&self, turn: Turn) -> Result<CoreApplyOutput, CoreExecutorError>;
 
-    /// Told once when the session is stopped, destroyed or unregistered, after its run is over. May call back into the
+    /// Told once when the session is stopped, destroyed or unregistered, or its runtime shut down, after its run is over. May call back into the
     /// adapter, also to unregister its own session. Called in a task of its own, with a time limit.
     async fn stopped(&self, session: SessionId, reason: &str) {
         let _ = (session, reason);

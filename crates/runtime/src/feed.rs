@@ -4,10 +4,13 @@
 //! the store at their own pace, so nothing is buffered for the slow and nothing is dropped; only live progress, which
 //! is recorded nowhere, is.
 
-use crate::store::{Store, StoreError};
+use crate::{
+    handle::SessionHandle,
+    store::{Store, StoreError},
+};
 use std::sync::Arc;
 use tokio::sync::{broadcast, watch};
-use windlass_core::{CompletionSeq, Entry, JsonText, RunId, Seq, SessionId};
+use windlass_core::{CompletionSeq, Entry, JsonText, RunId, Seq};
 
 /// Where a session announces what it has committed. Made when somebody first follows it.
 #[derive(Debug)]
@@ -101,12 +104,13 @@ impl FeedHub {
 /// A follower of one session. Drop it to stop following.
 #[derive(Debug)]
 pub struct Feed {
-    session: SessionId,
     store: Arc<StoreRef>,
     after: Seq,
     page: std::vec::IntoIter<Arc<Entry>>,
     reached: watch::Receiver<Reached>,
     progress: broadcast::Receiver<Progress>,
+    // Last, so that the session is known for as long as it is followed, and looked at when it no longer is.
+    session: SessionHandle,
 }
 
 struct StoreRef(Arc<dyn Store>);
@@ -118,14 +122,15 @@ impl std::fmt::Debug for StoreRef {
 }
 
 impl Feed {
-    pub(crate) fn new(session: SessionId, store: Arc<dyn Store>, hub: &FeedHub, after: Seq) -> Feed {
+    pub(crate) fn new(session: SessionHandle, store: Arc<dyn Store>, after: Seq) -> Feed {
+        let hub = session.hub();
         Feed {
-            session,
             store: Arc::new(StoreRef(store)),
             after,
             page: Vec::new().into_iter(),
             reached: hub.reached.subscribe(),
             progress: hub.progress.subscribe(),
+            session,
         }
     }
 
@@ -148,8 +153,8 @@ impl Feed {
                 return Ok(FeedItem::Entry(entry));
             }
             // Seen before it is read, so that no commit can fall between the read and the wait.
-            let ended = self.reached.borrow_and_update().ended || self.reached.has_changed().is_err();
-            let page = self.store.0.read(self.session, self.after, PAGE).await?;
+            let ended = self.reached.borrow_and_update().ended;
+            let page = self.store.0.read(self.session.id(), self.after, PAGE).await?;
             if !page.is_empty() {
                 self.page = page.into_iter();
                 continue;
@@ -162,11 +167,9 @@ impl Feed {
                 progress = self.progress.recv() => match progress {
                     Ok(progress) => return Ok(FeedItem::Progress(progress)),
                     Err(broadcast::error::RecvError::Lagged(missed)) => return Ok(FeedItem::ProgressMissed(missed)),
-                    // The runtime is gone; what it has written is read once more.
-                    Err(broadcast::error::RecvError::Closed) => {}
+                    Err(broadcast::error::RecvError::Closed) => unreachable!("the session is known while it is followed"),
                 },
-                // The same if it is an error.
-                _ = self.reached.changed() => {}
+                changed = self.reached.changed() => changed.expect("the session is known while it is followed"),
             }
         }
     }

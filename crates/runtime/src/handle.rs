@@ -9,7 +9,7 @@ use crate::{
     media::{self, MediaError},
     owner::{Slot, stored_outcome},
     shared::Shared,
-    store::{InputRef, InputRow, SessionStatus, StoreError},
+    store::{InputRef, InputRow, Loaded, SessionStatus, StoreError},
 };
 use std::{future::Future, sync::Arc};
 use tokio::sync::oneshot;
@@ -23,7 +23,7 @@ use windlass_core::{
 /// A session, by name. Cheap to clone; keeps nothing open by itself.
 ///
 /// Every method is cancel-safe: a call whose future is dropped has either wholly happened or not at all. Looks see
-/// committed state only and never wait behind a run.
+/// committed state only, never wait behind a run, and are answered while the disk is full.
 #[derive(Clone)]
 pub struct SessionHandle {
     shared: Arc<Shared>,
@@ -331,7 +331,7 @@ impl SessionHandle {
             return refused(RejectReason::NotADeadLetter { input: dead });
         };
         let Some(accepted) = self.stored_input(&row).await? else {
-            return refused(RejectReason::NotADeadLetter { input: dead });
+            return refused(RejectReason::NoLongerKept { input: dead });
         };
         let mut input = accepted.input.clone();
         input.header.id = InputId::redrive_of(self.id(), dead);
@@ -440,9 +440,15 @@ impl SessionHandle {
         Ok(self.shared.store.receipt(self.id(), run, sequence).await?)
     }
 
-    /// Follows the session from the entry after this position, then live.
+    /// Follows the session from the entry after this position, then live, until it is let go of.
     pub fn feed(&self, after: Seq) -> Feed {
-        Feed::new(self.id(), Arc::clone(&self.shared.store), self.hub(), after)
+        Feed::new(self.current(), Arc::clone(&self.shared.store), after)
+    }
+
+    /// The same name, but of the session as it is registered now, if this one was let go of.
+    fn current(&self) -> SessionHandle {
+        let slot = self.shared.slot(self.id()).filter(|_| self.slot.is_gone());
+        slot.map_or_else(|| self.clone(), |slot| SessionHandle::new(Arc::clone(&self.shared), slot))
     }
 
     /// Where the session announces what it has committed.
@@ -526,11 +532,38 @@ impl SessionHandle {
         self.ask(|reply| Message::Control { verb, reply }).await
     }
 
+    /// Looks at the session. While nothing can be written it cannot be opened; then at what is stored of it.
     pub(crate) async fn look<T: Send + 'static>(
         &self,
         look: impl FnOnce(&Session) -> T + Send + 'static,
     ) -> Result<T, SessionError> {
-        self.ask(|reply| Message::Look { reply: Box::new(move |session| drop(reply.send(session.map(look)))) }).await
+        let (reply, answer) = oneshot::channel();
+        let tell = move |session: Result<&Session, SessionError>| {
+            let seen = match session {
+                Ok(session) => Ok(look(session)),
+                Err(error) => Err((error, look)),
+            };
+            drop(reply.send(seen));
+        };
+        self.slot.send(&self.shared, Message::Look { reply: Box::new(tell) }).await?;
+        match answer.await.map_err(|_| SessionError::Draining)? {
+            Ok(seen) => Ok(seen),
+            Err((SessionError::Store(StoreError::Full(_) | StoreError::ReadOnly(_)), look)) => {
+                self.look_stored(look).await
+            }
+            Err((error, _)) => Err(error),
+        }
+    }
+
+    /// Looks at what is stored of the session, without owning it.
+    async fn look_stored<T>(&self, look: impl FnOnce(&Session) -> T) -> Result<T, SessionError> {
+        let missing = || SessionError::NotFound(self.id());
+        let Loaded { snapshot, tail } = self.shared.store.load(self.id()).await?.ok_or_else(missing)?;
+        let (limits, policy) = (self.shared.limits.clone(), Arc::clone(&self.shared.policy));
+        let snapshot = snapshot.as_ref().map(|(_, snapshot)| &**snapshot);
+        let stored = Session::recover(self.id(), limits, policy, snapshot, &tail)
+            .map_err(|error| SessionError::Corrupt { session: self.id(), error })?;
+        if stored.head() == Seq::ZERO { Err(missing()) } else { Ok(look(&stored)) }
     }
 
     pub(crate) async fn ask<T>(&self, message: impl FnOnce(Answer<T>) -> Message) -> Result<T, SessionError> {
@@ -544,6 +577,12 @@ const RECOVER_PAGE: u32 = 4_096;
 
 fn recovered(open: u32) -> ControlReport {
     ControlReport { inputs_transferred: open, ..ControlReport::default() }
+}
+
+impl Drop for SessionHandle {
+    fn drop(&mut self) {
+        self.shared.put_down(&self.slot);
+    }
 }
 
 impl std::fmt::Debug for SessionHandle {

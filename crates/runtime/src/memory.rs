@@ -8,8 +8,8 @@ use crate::{
     clock::{Clock, SystemClock},
     documents::{Document, DocumentError, Documents, checked},
     store::{
-        Append, IndexChange, InputQuery, InputRef, InputRow, ListQuery, Opened, PutSnapshot, SessionRow, SessionStatus,
-        Store, StoreError, Usage,
+        Append, IndexChange, InputQuery, InputRef, InputRow, ListQuery, Loaded, Opened, PutSnapshot, SessionRow,
+        SessionStatus, Store, StoreError, Usage,
     },
 };
 use async_trait::async_trait;
@@ -139,9 +139,12 @@ impl Store for MemoryStore {
         let fence = Fence(NonZeroU64::new(number).expect("a sum of one and more is not zero"));
         let journal = shard.sessions.entry(session).or_default();
         journal.fence = Some(fence);
-        let from = journal.snapshot.as_ref().map_or(journal.pruned, |(at, _)| *at);
-        let tail = journal.after(from).cloned().collect();
-        Ok(Opened { fence, snapshot: journal.snapshot.clone(), snapshot_bytes: 0, tail })
+        let Loaded { snapshot, tail } = journal.load();
+        Ok(Opened { fence, snapshot, snapshot_bytes: 0, tail })
+    }
+
+    async fn load(&self, session: SessionId) -> Result<Option<Loaded>, StoreError> {
+        Ok(self.peek(session, Journal::load))
     }
 
     async fn append(&self, append: Append) -> Result<(), StoreError> {
@@ -350,6 +353,11 @@ impl Documents for MemoryStore {
 impl Journal {
     fn head(&self) -> Seq {
         Seq(self.pruned.0 + self.entries.len() as u64)
+    }
+
+    fn load(&self) -> Loaded {
+        let from = self.snapshot.as_ref().map_or(self.pruned, |(at, _)| *at);
+        Loaded { snapshot: self.snapshot.clone(), tail: self.after(from).cloned().collect() }
     }
 
     /// The entries after a position that is not pruned.

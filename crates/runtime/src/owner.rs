@@ -118,6 +118,11 @@ impl Slot {
         }
     }
 
+    /// Whether it is let go of for good.
+    pub(crate) fn is_gone(&self) -> bool {
+        matches!(*self.door(), Door::Gone)
+    }
+
     /// From now on the next message calls a new owner.
     pub(crate) fn shut(&self) {
         *self.door() = Door::Shut;
@@ -160,6 +165,14 @@ impl Slot {
             hub.let_go();
         }
         hub
+    }
+
+    /// Whether it is shut and holds nothing that another slot of its name would not.
+    pub(crate) fn is_plain(&self) -> bool {
+        matches!(*self.door(), Door::Shut)
+            && !self.lost.load(Ordering::Relaxed)
+            && self.executor().is_none()
+            && self.hub().is_none_or(|hub| hub.is_unfollowed())
     }
 
     pub(crate) fn hub(&self) -> Option<&Arc<FeedHub>> {

@@ -1,14 +1,8 @@
 //! What do all sessions of one adapter share?
 
 use crate::{
-    actor::{UNREGISTERED, clean_up},
-    blob::BlobStore,
-    clock::Clock,
-    creation::Policies,
-    executor::ExecutorFactory,
-    observer::Observer,
-    owner::Slot,
-    store::Store,
+    actor::clean_up, blob::BlobStore, clock::Clock, creation::Policies, executor::ExecutorFactory, observer::Observer,
+    owner::Slot, store::Store,
 };
 use std::{
     collections::{BTreeSet, HashMap},
@@ -73,11 +67,27 @@ impl Shared {
     pub(crate) fn put_away(&self, slot: &Arc<Slot>) {
         let mut slots = self.slots();
         // Held by the map, its owner and its actor, who asks. New holders come from the map only, which is locked.
-        let unfollowed = slot.hub().is_none_or(|hub| hub.is_unfollowed());
-        let unused = Arc::strong_count(slot) <= 3 && slot.executor().is_none() && unfollowed;
-        if unused && self.factory.is_some() && self.options.open_on_demand {
+        if Arc::strong_count(slot) <= 3 && self.may_forget(slot) {
             slots.remove(&slot.id);
         }
+    }
+
+    /// The same, when a handle on it is dropped: that may have been all that was ever done with it.
+    pub(crate) fn put_down(&self, slot: &Arc<Slot>) {
+        // Held by the map and that handle: otherwise it has an owner, or another handle comes by here.
+        if Arc::strong_count(slot) > 2 || !self.may_forget(slot) {
+            return;
+        }
+        let mut slots = self.slots();
+        let known = slots.get(&slot.id).is_some_and(|known| Arc::ptr_eq(known, slot));
+        if known && Arc::strong_count(slot) <= 2 && self.may_forget(slot) {
+            slots.remove(&slot.id);
+        }
+    }
+
+    /// Whether the store and the factory know all that is to be known of this session.
+    fn may_forget(&self, slot: &Slot) -> bool {
+        self.factory.is_some() && self.options.open_on_demand && slot.is_plain()
     }
 
     /// Lets go of a slot for good: nobody opens its session through it again, whatever handle or alarm is left.
@@ -92,7 +102,7 @@ impl Shared {
         }
         drop(slots);
         self.alarms.clear(slot.id);
-        if let (Some(executor), UNREGISTERED) = (slot.set_executor(None), reason) {
+        if let Some(executor) = slot.set_executor(None) {
             self.tasks.spawn(clean_up(executor, slot.id, reason, self.options.stop_limit));
         }
     }

@@ -42,6 +42,13 @@ pub trait Store: Send + Sync + 'static {
     /// [`StoreError::Unavailable`]: nothing was written. [`StoreError::Unknown`]: it may have been; reopen to find out.
     async fn append(&self, append: Append) -> Result<(), StoreError>;
 
+    /// What [`Store::open`] would give an owner to begin with, without becoming one: for looks while nothing can be
+    /// written. None if there is no such session.
+    ///
+    /// # Errors
+    /// As for any read.
+    async fn load(&self, session: SessionId) -> Result<Option<Loaded>, StoreError>;
+
     /// Entries after a position, in order, at most `limit`. Reads committed entries only, raises no fence.
     ///
     /// # Errors
@@ -122,6 +129,15 @@ pub struct Opened {
     pub snapshot: Option<(Seq, Arc<Snapshot>)>,
     /// What the store charged for that snapshot, in bytes.
     pub snapshot_bytes: u64,
+    /// Every entry after the snapshot, in order.
+    pub tail: Vec<Arc<Entry>>,
+}
+
+/// What is kept of a session.
+#[derive(Clone, Debug, Default)]
+pub struct Loaded {
+    /// The latest readable snapshot and the position it was taken at.
+    pub snapshot: Option<(Seq, Arc<Snapshot>)>,
     /// Every entry after the snapshot, in order.
     pub tail: Vec<Arc<Entry>>,
 }

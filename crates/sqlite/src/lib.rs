@@ -32,7 +32,8 @@ use tokio::sync::Semaphore;
 use windlass_core::{Entry, Fence, RunBoundaryReceipt, RunId, Seq, SessionId};
 use windlass_runtime::Observer;
 use windlass_runtime::store::{
-    Append, InputQuery, InputRef, InputRow, ListQuery, Opened, PutSnapshot, SessionRow, Store, StoreError, Usage,
+    Append, InputQuery, InputRef, InputRow, ListQuery, Loaded, Opened, PutSnapshot, SessionRow, Store, StoreError,
+    Usage,
 };
 use writer::{Change, SnapshotRow, Writer};
 
@@ -219,28 +220,14 @@ impl Store for SqliteStore {
         let fence = self.write(Change::Open(session)).await?;
         let fence = Fence(NonZeroU64::new(fence).expect("fences are counted from one"));
         self.look(move |connection| {
-            let pruned = session_by_id(connection, session)?.map_or(Seq::ZERO, |(_, pruned)| pruned);
-            let mut damaged = None;
-            for (at, size, snapshot) in snapshots(connection, session)? {
-                match snapshot {
-                    Ok(snapshot) => {
-                        let tail = entries(connection, session, at, u32::MAX)?;
-                        return Ok(Opened { fence, snapshot: Some((at, snapshot)), snapshot_bytes: size, tail });
-                    }
-                    Err(error) => damaged = damaged.or(Some(error)),
-                }
-            }
-            match damaged {
-                // The snapshot was all there was of what it stood for.
-                Some(error) if pruned > Seq::ZERO => Err(error),
-                _ if pruned > Seq::ZERO => Err(corrupt(session, Some(pruned), "the snapshot is missing")),
-                _ => {
-                    let tail = entries(connection, session, Seq::ZERO, u32::MAX)?;
-                    Ok(Opened { fence, snapshot: None, snapshot_bytes: 0, tail })
-                }
-            }
+            let (Loaded { snapshot, tail }, snapshot_bytes) = load(connection, session)?.unwrap_or_default();
+            Ok(Opened { fence, snapshot, snapshot_bytes, tail })
         })
         .await
+    }
+
+    async fn load(&self, session: SessionId) -> Result<Option<Loaded>, StoreError> {
+        self.look(move |connection| Ok(load(connection, session)?.map(|(loaded, _)| loaded))).await
     }
 
     async fn append(&self, append: Append) -> Result<(), StoreError> {
@@ -314,6 +301,27 @@ impl Store for SqliteStore {
 
     async fn delete(&self, session: SessionId, fence: Fence) -> Result<(), StoreError> {
         self.write(Change::Delete(session, fence)).await.map(drop)
+    }
+}
+
+/// What is kept of a session, from its latest readable snapshot on, and the size of that.
+fn load(connection: &Connection, session: SessionId) -> rows::Read<Option<(Loaded, u64)>> {
+    let Some((_, pruned)) = session_by_id(connection, session)? else { return Ok(None) };
+    let mut damaged = None;
+    for (at, size, snapshot) in snapshots(connection, session)? {
+        match snapshot {
+            Ok(snapshot) => {
+                let tail = entries(connection, session, at, u32::MAX)?;
+                return Ok(Some((Loaded { snapshot: Some((at, snapshot)), tail }, size)));
+            }
+            Err(error) => damaged = damaged.or(Some(error)),
+        }
+    }
+    match damaged {
+        // The snapshot was all there was of what it stood for.
+        Some(error) if pruned > Seq::ZERO => Err(error),
+        _ if pruned > Seq::ZERO => Err(corrupt(session, Some(pruned), "the snapshot is missing")),
+        _ => Ok(Some((Loaded { snapshot: None, tail: entries(connection, session, Seq::ZERO, u32::MAX)? }, 0))),
     }
 }
 

@@ -4,6 +4,7 @@
 //! [`Session`], and every row that was derived from it is compared with what the fold says.
 
 use crate::{
+    documents::{document, document_columns},
     file,
     rows::{
         bytes, entry, input_columns, input_row, kept_receipt, run_id, seq, session_columns, session_row, snapshots,
@@ -40,6 +41,8 @@ pub struct VerifyReport {
     pub receipts: u64,
     /// Snapshots compared.
     pub snapshots: u64,
+    /// Documents checked.
+    pub documents: u64,
     /// What is wrong, at most a thousand of it.
     pub problems: Vec<Problem>,
 }
@@ -53,10 +56,11 @@ impl VerifyReport {
 
 impl fmt::Display for VerifyReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let VerifyReport { sessions, entries, inputs, receipts, snapshots, problems } = self;
+        let VerifyReport { sessions, entries, inputs, receipts, snapshots, documents, problems } = self;
         write!(
             f,
-            "{sessions} sessions, {entries} entries, {inputs} inputs, {receipts} receipts, {snapshots} snapshots"
+            "{sessions} sessions, {entries} entries, {inputs} inputs, {receipts} receipts, {snapshots} snapshots, \
+             {documents} documents"
         )?;
         if problems.is_empty() {
             return write!(f, ": all is as it was written");
@@ -109,6 +113,7 @@ pub fn verify_with(path: impl AsRef<Path>, limits: &Limits) -> Result<VerifyRepo
     let mut check = Check { connection: &transaction, limits, report: VerifyReport::default() };
     check.pages()?;
     check.sessions()?;
+    check.documents()?;
     check.orphans()?;
     Ok(check.report)
 }
@@ -337,6 +342,18 @@ impl Check<'_> {
                 self.problem(id, at, "the chain of receipts is broken");
             }
             last = receipt.chain;
+        }
+        Ok(())
+    }
+
+    /// Documents belong to nothing that they could be recomputed from; their checksums tell whether they are whole.
+    fn documents(&mut self) -> Result<(), StoreError> {
+        let sql = concat!("SELECT ", document_columns!(), " FROM document ORDER BY kind, key");
+        let mut select = self.connection.prepare(sql).map_err(unreadable)?;
+        let mut rows = select.query([]).map_err(unreadable)?;
+        while let Some(row) = rows.next().map_err(unreadable)? {
+            self.report.documents += 1;
+            document(row).map(drop).or_else(|error| self.damage(error))?;
         }
         Ok(())
     }

@@ -25,7 +25,8 @@ use windlass::{
     PolicyTable, Record, Row, RunBoundaryReceipt, RunEnd, RunId, RuntimeSessionAdapter, Seq, SessionHandle, SessionId,
     SqliteOptions, SqliteStore, Terminal,
     store::{
-        Append, InputQuery, InputRef, InputRow, ListQuery, Opened, PutSnapshot, SessionRow, Store, StoreError, Usage,
+        Append, InputQuery, InputRef, InputRow, ListQuery, Loaded, Opened, PutSnapshot, SessionRow, Store, StoreError,
+        Usage,
     },
 };
 
@@ -214,6 +215,10 @@ impl Store for StandingStore {
     async fn open(&self, session: SessionId) -> Result<Opened, StoreError> {
         *self.opened.lock().unwrap_or_else(PoisonError::into_inner).entry(session).or_default() += 1;
         self.inner.open(session).await
+    }
+
+    async fn load(&self, session: SessionId) -> Result<Option<Loaded>, StoreError> {
+        self.inner.load(session).await
     }
 
     async fn read(&self, session: SessionId, after: Seq, limit: u32) -> Result<Vec<Arc<Entry>>, StoreError> {

@@ -115,7 +115,8 @@ impl Actor {
         if left.is_ok() {
             self.snapshot_at_leave().await;
         }
-        if let (Some(executor), UNREGISTERED, None) = (self.executor.take(), reason, self.slot.executor()) {
+        // One that was attached by hand is told with the slot.
+        if let (Some(executor), None) = (self.executor.take(), self.slot.executor()) {
             let (session, limit) = (self.slot.id, self.shared.options.stop_limit);
             self.shared.tasks.spawn(clean_up(executor, session, reason, limit));
         }

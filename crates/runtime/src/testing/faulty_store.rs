@@ -4,7 +4,8 @@
 //! appends back while its gate is closed. Everything is counted and signalled, so that no test needs to sleep.
 
 use crate::store::{
-    Append, InputQuery, InputRef, InputRow, ListQuery, Opened, PutSnapshot, SessionRow, Store, StoreError, Usage,
+    Append, InputQuery, InputRef, InputRow, ListQuery, Loaded, Opened, PutSnapshot, SessionRow, Store, StoreError,
+    Usage,
 };
 use async_trait::async_trait;
 use std::{
@@ -182,6 +183,10 @@ impl Store for FaultyStore {
     async fn append(&self, append: Append) -> Result<(), StoreError> {
         self.pass_gate().await;
         self.call(Call::Append, append.session, self.inner.append(append)).await
+    }
+
+    async fn load(&self, session: SessionId) -> Result<Option<Loaded>, StoreError> {
+        self.inner.load(session).await
     }
 
     async fn read(&self, session: SessionId, after: Seq, limit: u32) -> Result<Vec<Arc<Entry>>, StoreError> {

@@ -1,5 +1,6 @@
 //! What do tests of this crate, of stores and of embedders share?
 
+pub mod documents_suite;
 pub mod faulty_store;
 mod manual_executor;
 pub mod store_suite;

@@ -4,7 +4,7 @@
 
 use crate::store::{
     Append, IndexChange, InputQuery, InputRef, InputRow, ListQuery, Opened, PutSnapshot, SessionStatus, Store,
-    StoreError,
+    StoreError, Usage,
 };
 use async_trait::async_trait;
 use futures_util::{
@@ -14,8 +14,9 @@ use futures_util::{
 use std::{panic::AssertUnwindSafe, sync::Arc};
 use uuid::Uuid;
 use windlass_core::{
-    Boundary, Entry, Fence, IdempotencyKey, InputId, InputKind, InputState, JsonText, Limits, PolicyTable, Record,
-    RunApplyBoundary, RunBoundaryReceipt, RunId, RuntimeEpochId, Seq, Session, SessionId, Snapshot, Timestamp,
+    Boundary, Entry, Fence, Gate, IdempotencyKey, InputId, InputKind, InputState, JsonText, Limits, PolicyTable,
+    Profile, Record, RunApplyBoundary, RunBoundaryReceipt, RunId, RuntimeEpochId, Seq, Session, SessionId, Snapshot,
+    Timestamp,
 };
 
 /// Storage that a store can be opened on.
@@ -73,6 +74,13 @@ properties! {
     a_receipt_is_found_by_run_and_sequence,
     sessions_are_listed_in_order_and_in_pages,
     only_sessions_with_something_to_do_are_pending,
+    a_session_without_entries_is_not_listed,
+    a_profile_comes_with_the_record_that_says_it,
+    sessions_are_listed_by_what_they_were_told,
+    inputs_are_listed_by_tenant_and_state,
+    usage_counts_a_tenants_sessions_and_open_inputs,
+    a_probe_is_answered,
+    what_is_loaded_is_what_an_owner_would_begin_with,
     a_snapshot_shortens_the_tail,
     a_snapshot_of_a_former_owner_is_dropped,
     an_older_snapshot_never_replaces_a_newer_one,
@@ -460,6 +468,165 @@ async fn only_sessions_with_something_to_do_are_pending(storage: Arc<dyn Storage
     let begun = Append { status: now, ..append(session(2), fences[1], 2..=2) };
     store.append(begun).await.expect("appended");
     assert_eq!(listed(&store, pending(None, 9)).await, [2, 3, 4].map(session));
+}
+
+async fn a_session_without_entries_is_not_listed(storage: Arc<dyn Storage>) {
+    let store = storage.open().await;
+    open(&store, session(1)).await;
+    begin(&store, session(2), 1).await;
+    assert_eq!(listed(&store, ListQuery { limit: 9, ..ListQuery::default() }).await, [session(2)]);
+    assert_eq!(store.usage(None).await.expect("counted").sessions, 1);
+}
+
+/// A new session that is told this, with so many open inputs and this gate.
+async fn told(store: &Arc<dyn Store>, number: u128, agent: &str, gate: Gate, open_inputs: u32, profile: Profile) {
+    let id = session(number);
+    let fence = open(store, id).await.fence;
+    let profile = Arc::new(profile);
+    let record = Record::ProfileSet { profile: Arc::clone(&profile) };
+    let entries = vec![entry(1), Arc::new(Entry { seq: Seq(2), at: at(2), record })];
+    let agent = Some(agent.into());
+    let status = SessionStatus { gate, open_inputs, agent, profile, created_at: at(1), ..SessionStatus::default() };
+    store.append(Append { session: id, fence, entries, index: Vec::new(), status }).await.expect("appended");
+}
+
+fn profile(tenant: &str, name: &str, labels: &[(&str, &str)]) -> Profile {
+    let text = |text: &str| (!text.is_empty()).then(|| Arc::from(text));
+    let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+    Profile { tenant: text(tenant), name: text(name), labels, ..Profile::default() }
+}
+
+async fn a_profile_comes_with_the_record_that_says_it(storage: Arc<dyn Storage>) {
+    let store = storage.open().await;
+    let said = Profile { keep_alive: true, policy: Some("p@2".into()), ..profile("acme", "näme", &[("k \" ", "{}")]) };
+    told(&store, 1, "a", Gate::Open, 3, said.clone()).await;
+    let fence = open(&store, session(1)).await.fence;
+    let unsaid = SessionStatus { open_inputs: 4, profile: Arc::default(), ..SessionStatus::default() };
+    store.append(Append { status: unsaid, ..append(session(1), fence, 3..=3) }).await.expect("appended");
+    drop(store);
+    let row = storage.open().await.session(session(1)).await.expect("asked").expect("it exists");
+    assert_eq!((&*row.status.profile, row.status.created_at), (&said, at(1)));
+    assert_eq!((row.status.open_inputs, row.status.agent), (4, None), "the rest is as the last append said");
+}
+
+async fn sessions_are_listed_by_what_they_were_told(storage: Arc<dyn Storage>) {
+    let store = storage.open().await;
+    let (red, both) = ([("colour", "red")], [("colour", "red"), ("size", "")]);
+    told(&store, 5, "echo", Gate::Open, 0, profile("", "five", &red)).await;
+    told(&store, 4, "echo", Gate::Retired, 0, profile("acme", "four", &both)).await;
+    told(&store, 3, "other", Gate::Open, 0, profile("acme", "", &red)).await;
+    told(&store, 2, "other", Gate::Open, 0, profile("acme", "four", &[])).await;
+    told(&store, 1, "echo", Gate::Open, 0, profile("default", "", &[("colour", "blue"), ("red", "colour")])).await;
+    let all = || ListQuery { limit: 9, ..ListQuery::default() };
+    let tenant = |name: &str| Some((!name.is_empty()).then(|| Arc::from(name)));
+    let labels = |labels: &[(&str, &str)]| -> Vec<(String, String)> {
+        labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+    };
+    let cases: Vec<(&str, ListQuery, Vec<u128>)> = vec![
+        ("all", all(), vec![1, 2, 3, 4, 5]),
+        ("of the default tenant", ListQuery { tenant: tenant(""), ..all() }, vec![5]),
+        ("of a tenant called default", ListQuery { tenant: tenant("default"), ..all() }, vec![1]),
+        ("of a tenant", ListQuery { tenant: tenant("acme"), ..all() }, vec![2, 3, 4]),
+        ("of a tenant, a page", ListQuery { tenant: tenant("acme"), limit: 2, ..all() }, vec![2, 3]),
+        ("of a tenant, the next", ListQuery { tenant: tenant("acme"), after: Some(session(3)), ..all() }, vec![4]),
+        ("of nobody", ListQuery { tenant: tenant("acm"), ..all() }, vec![]),
+        ("of an agent", ListQuery { agent: Some("echo".into()), ..all() }, vec![1, 4, 5]),
+        ("of a name", ListQuery { name: Some("four".into()), ..all() }, vec![2, 4]),
+        ("of a name and a tenant", ListQuery { name: Some("five".into()), tenant: tenant("acme"), ..all() }, vec![]),
+        ("with a label", ListQuery { labels: labels(&red), ..all() }, vec![3, 4, 5]),
+        ("with two labels", ListQuery { labels: labels(&both), ..all() }, vec![4]),
+        (
+            "with a label that has two values",
+            ListQuery { labels: labels(&[("colour", "red"), ("colour", "blue")]), ..all() },
+            vec![],
+        ),
+        ("with a label twice", ListQuery { labels: labels(&[red[0], red[0]]), ..all() }, vec![3, 4, 5]),
+        ("with a gate", ListQuery { gate: Some(Gate::Retired), ..all() }, vec![4]),
+        (
+            "with all of it",
+            ListQuery {
+                tenant: tenant("acme"),
+                agent: Some("other".into()),
+                labels: labels(&red),
+                gate: Some(Gate::Open),
+                ..all()
+            },
+            vec![3],
+        ),
+        ("pending", ListQuery { pending: true, tenant: tenant("acme"), ..all() }, vec![]),
+    ];
+    for (case, query, expected) in cases {
+        let expected: Vec<_> = expected.into_iter().map(session).collect();
+        assert_eq!(listed(&store, query).await, expected, "{case}");
+    }
+}
+
+async fn inputs_are_listed_by_tenant_and_state(storage: Arc<dyn Storage>) {
+    let store = storage.open().await;
+    for (number, tenant) in [(1, "acme"), (2, ""), (3, "acme")] {
+        told(&store, number, "a", Gate::Open, 0, profile(tenant, "", &[])).await;
+        let fence = open(&store, session(number)).await.fence;
+        let index = vec![
+            accepted(1, None, 3),
+            accepted(2, None, 3),
+            settled(2, true, 3),
+            accepted(3, None, 3),
+            settled(3, false, 3),
+        ];
+        store.append(Append { index, ..append(session(number), fence, 3..=3) }).await.expect("appended");
+    }
+    let of =
+        |tenant: Option<&str>| InputQuery { tenant: Some(tenant.map(Arc::from)), limit: 9, ..InputQuery::default() };
+    let pairs = |pairs: &[(u128, u128)]| -> Vec<_> { pairs.iter().map(|(s, i)| (session(*s), input(*i))).collect() };
+    assert_eq!(ids(&store, InputQuery { dead: true, ..of(Some("acme")) }).await, pairs(&[(1, 2), (3, 2)]));
+    assert_eq!(ids(&store, InputQuery { dead: true, ..of(None) }).await, pairs(&[(2, 2)]));
+    assert_eq!(ids(&store, of(Some("nobody"))).await, []);
+    let stranger = InputQuery { session: Some(session(1)), ..of(None) };
+    assert_eq!(ids(&store, stranger).await, [], "a session of another tenant has no inputs");
+    for (state, expected) in [
+        (InputState::Queued, &[(2, 1)][..]),
+        (InputState::Abandoned, &[(2, 2)]),
+        (InputState::Consumed, &[(2, 3)]),
+        (InputState::Coalesced, &[]),
+    ] {
+        let listed = ids(&store, InputQuery { state: Some(state), ..of(None) }).await;
+        assert_eq!(listed, pairs(expected), "{state:?}");
+    }
+    let neither = InputQuery { state: Some(InputState::Queued), open: Some(false), ..of(None) };
+    assert_eq!(ids(&store, neither).await, []);
+}
+
+async fn usage_counts_a_tenants_sessions_and_open_inputs(storage: Arc<dyn Storage>) {
+    let store = storage.open().await;
+    for (number, tenant, open_inputs) in [(1, "acme", 3), (2, "", 5), (3, "acme", 4)] {
+        told(&store, number, "a", Gate::Open, open_inputs, profile(tenant, "", &[])).await;
+    }
+    for (tenant, sessions, open_inputs) in [(Some("acme"), 2, 7), (None, 1, 5), (Some("nobody"), 0, 0)] {
+        assert_eq!(store.usage(tenant).await.expect("counted"), Usage { sessions, open_inputs }, "{tenant:?}");
+    }
+    let fence = open(&store, session(1)).await.fence;
+    store.delete(session(1), fence).await.expect("deleted");
+    let left = Usage { sessions: 1, open_inputs: 4 };
+    assert_eq!(store.usage(Some("acme")).await.expect("counted"), left);
+}
+
+async fn a_probe_is_answered(storage: Arc<dyn Storage>) {
+    let store = storage.open().await;
+    begin(&store, session(1), 2).await;
+    for _ in 0..3 {
+        store.probe().await.expect("it takes appends");
+    }
+    assert_eq!(journal(&store, session(1)).await, entries(1..=2));
+}
+
+async fn what_is_loaded_is_what_an_owner_would_begin_with(storage: Arc<dyn Storage>) {
+    let store = storage.open().await;
+    assert!(store.load(session(1)).await.expect("loaded").is_none());
+    let fence = begin(&store, session(1), 6).await;
+    store.put_snapshot(put(session(1), fence, 4, 2)).await.expect("put");
+    let loaded = store.load(session(1)).await.expect("loaded").expect("it exists");
+    store.append(append(session(1), fence, 7..=7)).await.expect("loading raised no fence");
+    assert_eq!((loaded.snapshot, loaded.tail), (Some((Seq(4), snapshot(session(1), 4))), entries(5..=6)));
 }
 
 async fn a_snapshot_shortens_the_tail(storage: Arc<dyn Storage>) {
