@@ -19,8 +19,8 @@ pub(crate) fn copy_verified(connection: &Connection, to: &Path) -> Result<Verify
         return Err(taken(to));
     }
     let half = beside(to, ".partial");
-    file::copy_aside(connection, to, &half)?;
-    let report = verified(&half)?;
+    let copied = file::copy_aside(connection, to, &half).and_then(|()| verified(&half));
+    let report = finished(&half, copied)?;
     file::rename(&half, to)?;
     Ok(report)
 }
@@ -36,7 +36,8 @@ pub(crate) fn copy_verified(connection: &Connection, to: &Path) -> Result<Verify
 /// written, [`StoreError::Newer`] if a newer version wrote it. `to` is untouched in all these cases.
 pub fn restore(from: impl AsRef<Path>, to: impl AsRef<Path>, overwrite: bool) -> Result<VerifyReport, StoreError> {
     let (from, to) = (from.as_ref(), to.as_ref());
-    if file::look(from)? == 0 {
+    let schema = file::look(from)?;
+    if schema == 0 {
         return Err(StoreError::Unavailable(format!("{} is no backup; choose another file", from.display()).into()));
     }
     let _lock = file::Lock::take(to)?;
@@ -44,10 +45,16 @@ pub fn restore(from: impl AsRef<Path>, to: impl AsRef<Path>, overwrite: bool) ->
         return Err(taken(to));
     }
     let half = beside(to, ".partial");
-    file::copy_aside(&file::open_reader(from)?, to, &half)?;
-    // Upgraded before it is verified; closing it writes its log into the file.
-    drop(file::open(&half, &SqliteOptions::default())?);
-    let report = verified(&half)?;
+    // What upgrading would keep of an older one is the backup itself.
+    let before = beside(&half, &format!(".schema-{schema}.backup"));
+    remove(&before)?;
+    let made = file::open_reader(from).and_then(|reader| file::copy_aside(&reader, to, &half)).and_then(|()| {
+        // Upgraded before it is verified; closing it writes its log into the file.
+        drop(file::open(&half, &SqliteOptions::default())?);
+        verified(&half)
+    });
+    remove(&before)?;
+    let report = finished(&half, made)?;
     if to.exists() {
         set_aside(to)?;
     }
@@ -81,13 +88,22 @@ fn remove(path: &Path) -> Result<(), StoreError> {
     }
 }
 
-/// Verifies a copy; a bad one is removed.
+/// Whether all in a copy is as it was written.
 fn verified(copy: &Path) -> Result<VerifyReport, StoreError> {
     let report = verify(copy)?;
     let Some(problem) = report.problems.first() else { return Ok(report) };
     let detail = format!("{problem}; run `windlass verify` to see all").into();
-    remove(copy)?;
     Err(StoreError::Corrupt { session: problem.session, at: problem.at, detail })
+}
+
+/// Leaves one file of a good copy, and nothing of a bad one. Reading has left an empty log beside it.
+fn finished(copy: &Path, made: Result<VerifyReport, StoreError>) -> Result<VerifyReport, StoreError> {
+    remove(&beside(copy, "-wal"))?;
+    remove(&beside(copy, "-shm"))?;
+    if made.is_err() {
+        remove(copy)?;
+    }
+    made
 }
 
 fn taken(path: &Path) -> StoreError {

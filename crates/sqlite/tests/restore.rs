@@ -24,7 +24,7 @@ fn open(file: &Path) -> SqliteStore {
 
 async fn sessions(file: &Path) -> Vec<u128> {
     let store = SqliteStore::open_read_only(file).expect("opened");
-    let rows = store.list(ListQuery { limit: 99, ..ListQuery::default() }).await.expect("listed");
+    let rows = Store::list(&store, ListQuery { limit: 99, ..ListQuery::default() }).await.expect("listed");
     rows.iter().map(|row| row.session.as_uuid().as_u128()).collect()
 }
 
@@ -246,10 +246,10 @@ async fn a_store_of_the_first_version_is_upgraded_behind_a_backup() {
 async fn documents_survive_reopening() {
     let (_folder, file, store) = store();
     windlass_runtime::testing::documents_suite::exercise(Arc::new(store.clone())).await;
-    let before = store.list("policy", None, 99).await.expect("listed");
+    let before = Documents::list(&store, "policy", None, 99).await.expect("listed");
     drop(store);
     let store = SqliteStore::open_read_only(&file).expect("opened");
-    assert_eq!(store.list("policy", None, 99).await.expect("listed"), before);
+    assert_eq!(Documents::list(&store, "policy", None, 99).await.expect("listed"), before);
     let refused = store.put("policy", "b", json!(1), None).await.expect_err("opened for reading");
     assert_eq!(refused.code(), "store_read_only");
     assert!(verify(&file).expect("verified").is_clean());

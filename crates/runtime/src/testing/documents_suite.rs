@@ -52,7 +52,9 @@ async fn kinds_are_apart_and_pages_in_order(documents: &dyn Documents) {
     }
     let page = async |after: Option<&str>, limit| -> Vec<String> {
         let listed = documents.list("policy", after, limit).await.expect("listed");
-        listed.iter().for_each(|document| assert_eq!(document.body, json!(document.key)));
+        for document in &listed {
+            assert_eq!(document.body, json!(document.key));
+        }
         listed.into_iter().map(|document| document.key).collect()
     };
     assert_eq!(page(None, 9).await, keys);
