@@ -145,9 +145,9 @@ impl Shelf {
     fn upload(&self, name: &str, version: u64, deliver: &str) {
         let row = format!("[[row]]\ndecision = {{ deliver = \"{deliver}\", wake = {} }}", deliver == "next_run");
         let table = Arc::new(rig::policy(&format!("version = {version}\n{row}")));
-        let mut shelf = self.0.lock().unwrap();
-        shelf.insert(name.to_owned(), Arc::clone(&table));
-        shelf.insert(format!("{name}@{version}"), table);
+        let mut tables = self.0.lock().unwrap();
+        tables.insert(name.to_owned(), Arc::clone(&table));
+        tables.insert(format!("{name}@{version}"), table);
     }
 }
 
