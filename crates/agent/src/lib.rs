@@ -19,6 +19,7 @@ pub mod ledger;
 pub mod llm;
 pub mod process;
 mod program;
+pub mod service;
 pub mod tools;
 pub mod transcript;
 mod worker;

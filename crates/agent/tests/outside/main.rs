@@ -3,4 +3,5 @@
 mod common;
 mod config;
 mod http;
+mod service;
 mod worker;
