@@ -1,7 +1,10 @@
 //! Which agent does a session get by its name, and does it answer?
 
 use super::{AgentConfig, AgentInvalid, BuiltinConfig};
-use crate::BuiltinFactory;
+use crate::{
+    BuiltinFactory,
+    llm::{LlmAgent, LlmDeps},
+};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use std::{
@@ -33,22 +36,33 @@ pub struct Agents {
     by_name: BTreeMap<String, Agent>,
     default: String,
     builtin: BuiltinFactory,
+    deps: LlmDeps,
 }
 
 #[derive(Debug)]
 struct Agent {
     config: AgentConfig,
     /// Made at first use, so that a missing key harms nobody else; asked for again after an error.
-    executor: OnceCell<Option<Shared>>,
+    maker: OnceCell<Maker>,
 }
 
-/// An executor, for all sessions of its agent.
-#[derive(Clone)]
-struct Shared(Arc<dyn CoreExecutor>);
+/// What makes the executors of an agent's sessions.
+pub(super) enum Maker {
+    /// The built-in agent, one for each session.
+    Builtin,
+    /// One executor for all sessions.
+    One(Arc<dyn CoreExecutor>),
+    /// A clone for each session, which remembers it.
+    Llm(Box<LlmAgent>),
+}
 
-impl std::fmt::Debug for Shared {
+impl std::fmt::Debug for Maker {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("CoreExecutor")
+        f.write_str(match self {
+            Maker::Builtin => "Builtin",
+            Maker::One(_) => "One",
+            Maker::Llm(_) => "Llm",
+        })
     }
 }
 
@@ -57,7 +71,7 @@ impl std::fmt::Debug for Shared {
 pub struct AgentDescription {
     /// Its name.
     pub name: String,
-    /// `builtin`, `process`, `http`.
+    /// `builtin`, `process`, `http`, `llm`.
     pub kind: String,
     /// What it does, in a line without secrets.
     pub summary: String,
@@ -88,6 +102,14 @@ impl Agents {
     /// # Errors
     /// [`AgentInvalid`] says which setting of which agent is wrong. Keys are not looked for yet.
     pub fn new(configs: BTreeMap<String, AgentConfig>) -> Result<Agents, AgentInvalid> {
+        Agents::with(configs, LlmDeps::default())
+    }
+
+    /// As [`Agents::new`]; the models' tools get these to work with.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn with(configs: BTreeMap<String, AgentConfig>, deps: LlmDeps) -> Result<Agents, AgentInvalid> {
         let default = match (configs.keys().next(), configs.len()) {
             _ if configs.contains_key(DEFAULT) => DEFAULT,
             (Some(only), 1) => only,
@@ -105,11 +127,11 @@ impl Agents {
                 config.check()
             };
             checked.map_err(|problem| AgentInvalid { agent: name.clone(), problem })?;
-            by_name.insert(name, Agent { config, executor: OnceCell::new() });
+            by_name.insert(name, Agent { config, maker: OnceCell::new() });
         }
-        let builtin = || Agent { config: AgentConfig::Builtin(BuiltinConfig {}), executor: OnceCell::new() };
+        let builtin = || Agent { config: AgentConfig::Builtin(BuiltinConfig {}), maker: OnceCell::new() };
         by_name.entry(BUILTIN.to_owned()).or_insert_with(builtin);
-        Ok(Agents { by_name, default, builtin: BuiltinFactory::default() })
+        Ok(Agents { by_name, default, builtin: BuiltinFactory::default(), deps })
     }
 
     /// All names, in alphabetical order.
@@ -188,7 +210,7 @@ impl ExecutorFactory for Agents {
         agent: Option<&str>,
     ) -> Result<Arc<dyn CoreExecutor>, CoreExecutorError> {
         let name = agent.unwrap_or(&self.default);
-        let Some(Agent { config, executor }) = self.by_name.get(name) else {
+        let Some(Agent { config, maker }) = self.by_name.get(name) else {
             let known = self.names().join(", ");
             return Err(CoreExecutorError::fatal(format!(
                 "unknown_agent: no agent is named {name:?}; there are {known}"
@@ -198,10 +220,10 @@ impl ExecutorFactory for Agents {
             let invalid = AgentInvalid { agent: name.to_owned(), problem };
             CoreExecutorError::retryable(format!("executor_unavailable: {invalid}"))
         };
-        let made = || async { config.executor().map(|made| made.map(Shared)).map_err(not_ready) };
-        match executor.get_or_try_init(made).await? {
-            Some(Shared(executor)) => Ok(Arc::clone(executor)),
-            None => self.builtin.executor(session, None).await,
+        match maker.get_or_try_init(|| async { config.maker(&self.deps).map_err(not_ready) }).await? {
+            Maker::Builtin => self.builtin.executor(session, None).await,
+            Maker::One(executor) => Ok(Arc::clone(executor)),
+            Maker::Llm(agent) => Ok(Arc::new(LlmAgent::clone(agent))),
         }
     }
 }

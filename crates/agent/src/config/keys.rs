@@ -7,7 +7,7 @@ use std::{env, ffi::OsString, fs, path::Path};
 const LIMIT: u64 = 64 << 10;
 
 /// What a variable holds; if it is not set, what is in the file that `NAME_FILE` names.
-pub(super) fn variable(name: &str) -> Result<SecretString, String> {
+pub(crate) fn variable(name: &str) -> Result<SecretString, String> {
     let file = format!("{name}_FILE");
     match (env::var(name), env::var_os(&file)) {
         (Ok(value), _) => Ok(value.into()),

@@ -22,17 +22,20 @@
 
 mod agents;
 mod http;
-mod keys;
+pub(crate) mod keys;
 mod process;
 
 pub use agents::{AgentDescription, AgentReport, Agents};
 pub use http::HttpConfig;
 pub use process::{ProcessConfig, ProcessMode};
 
-use crate::ProcessExecutor;
+use crate::{
+    ProcessExecutor,
+    llm::{LlmAgent, LlmConfig, LlmDeps},
+};
+use agents::Maker;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
-use windlass_runtime::CoreExecutor;
 
 /// An agent, as `[agents.NAME]` declares it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -44,6 +47,8 @@ pub enum AgentConfig {
     Process(ProcessConfig),
     /// An endpoint.
     Http(HttpConfig),
+    /// A language model with tools.
+    Llm(Box<LlmConfig>),
 }
 
 /// The built-in agent has no settings.
@@ -62,12 +67,13 @@ pub struct AgentInvalid {
 }
 
 impl AgentConfig {
-    /// `builtin`, `process`, `http`.
+    /// `builtin`, `process`, `http`, `llm`.
     pub fn kind(&self) -> &'static str {
         match self {
             AgentConfig::Builtin(_) => "builtin",
             AgentConfig::Process(_) => "process",
             AgentConfig::Http(_) => "http",
+            AgentConfig::Llm(_) => "llm",
         }
     }
 
@@ -77,27 +83,36 @@ impl AgentConfig {
             AgentConfig::Builtin(_) => "answers offline".into(),
             AgentConfig::Process(process) => process.summary(),
             AgentConfig::Http(http) => http.summary(),
+            AgentConfig::Llm(llm) => match &llm.tools.enabled[..] {
+                [] => format!("asks {}", llm.model),
+                tools => format!("asks {}, which may use {}", llm.model, tools.join(", ")),
+            },
         }
     }
 
     /// What is wrong with it as it is written; keys are looked for when it is used.
     fn check(&self) -> Result<(), String> {
         match self {
-            AgentConfig::Builtin(_) => Ok(()),
+            // What is wrong with a model's settings shows when its agent is made.
+            AgentConfig::Builtin(_) | AgentConfig::Llm(_) => Ok(()),
             AgentConfig::Process(process) => process.check(),
             AgentConfig::Http(http) => http.endpoint().map(drop),
         }
     }
 
-    /// Its executor, for all its sessions; none for the built-in agent, which has one for each.
-    fn executor(&self) -> Result<Option<Arc<dyn CoreExecutor>>, String> {
+    /// What makes its executors.
+    fn maker(&self, deps: &LlmDeps) -> Result<Maker, String> {
         Ok(match self {
-            AgentConfig::Builtin(_) => None,
-            AgentConfig::Process(process) => Some(match process.mode {
-                ProcessMode::Once => Arc::new(ProcessExecutor::new(process.program()?)),
-                ProcessMode::Worker => Arc::new(process.worker()?),
-            }),
-            AgentConfig::Http(http) => Some(Arc::new(http.executor()?)),
+            AgentConfig::Builtin(_) => Maker::Builtin,
+            AgentConfig::Process(process) => match process.mode {
+                ProcessMode::Once => Maker::One(Arc::new(ProcessExecutor::new(process.program()?))),
+                ProcessMode::Worker => Maker::One(Arc::new(process.worker()?)),
+            },
+            AgentConfig::Http(http) => Maker::One(Arc::new(http.executor()?)),
+            AgentConfig::Llm(llm) => {
+                let agent = LlmAgent::from_config(llm, deps.clone()).map_err(|error| error.to_string())?;
+                Maker::Llm(Box::new(agent))
+            }
         })
     }
 }

@@ -4,20 +4,17 @@ use super::Endpoint;
 use crate::{
     egress::Egress,
     exchange::{Answer, Minutes, Refusal, excerpt, part, protocol_error},
+    llm::failure::retry_after,
 };
 use futures_util::{Stream, StreamExt};
-use httpdate::parse_http_date;
-use reqwest::{
-    Response, StatusCode,
-    header::{CONTENT_TYPE, HeaderMap, RETRY_AFTER},
-};
+use reqwest::{Response, StatusCode, header::CONTENT_TYPE};
 use serde_json::value::RawValue;
 use sse_stream::{Error as SseError, Sse, SseByteStream};
 use std::{
     io,
     pin::pin,
     sync::atomic::{AtomicUsize, Ordering},
-    time::{Duration, SystemTime},
+    time::SystemTime,
 };
 use windlass_core::JsonText;
 use windlass_runtime::{CoreApplyOutput, CoreExecutorError, Turn};
@@ -231,15 +228,6 @@ pub(super) fn unreachable_endpoint(error: &reqwest::Error) -> CoreExecutorError 
     CoreExecutorError::retryable(format!("{code}: {cause}"))
 }
 
-/// How long an endpoint asks us to wait: seconds, or a date.
-fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
-    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    match text.parse() {
-        Ok(seconds) => Some(Duration::from_secs(seconds)),
-        Err(_) => Some(parse_http_date(text).ok()?.duration_since(now).unwrap_or_default()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -259,20 +247,5 @@ mod tests {
                 assert_eq!(class(StatusCode::from_u16(*status).expect("a status")), expected, "{status}");
             }
         }
-    }
-
-    #[test]
-    fn a_wait_is_asked_for_in_seconds_or_by_a_date() {
-        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777);
-        let seconds = |text: &str| {
-            let mut headers = HeaderMap::new();
-            headers.insert(RETRY_AFTER, text.parse().expect("a value"));
-            retry_after(&headers, now).map(|wait| wait.as_secs())
-        };
-        assert_eq!(seconds("7"), Some(7));
-        assert_eq!(seconds("Sun, 06 Nov 1994 08:49:47 GMT"), Some(10));
-        assert_eq!(seconds("Sun, 06 Nov 1994 08:49:27 GMT"), Some(0));
-        assert_eq!(seconds("soon"), None);
-        assert_eq!(retry_after(&HeaderMap::new(), now), None);
     }
 }

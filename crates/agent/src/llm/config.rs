@@ -1,6 +1,7 @@
 //! What can be said of an LLM agent in a configuration file?
 
-use secrecy::SecretString;
+use crate::config::keys;
+use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
@@ -30,7 +31,8 @@ pub struct LlmConfig {
     pub base_url: Option<String>,
     /// The model's name, as the provider knows it.
     pub model: String,
-    /// The environment variable that holds the key. Without this and `api_key_file`, no key is sent.
+    /// The environment variable that holds the key; where it is not set, the file that `NAME_FILE` names. Without this
+    /// and `api_key_file`, no key is sent.
     #[serde(default)]
     pub api_key_env: Option<String>,
     /// The file that holds the key; white space around it does not count.
@@ -298,9 +300,7 @@ impl LlmConfig {
             (Some(_), Some(_)) => {
                 return Err(LlmConfigError::invalid("api_key_file", "give this or api_key_env, not both"));
             }
-            (Some(name), None) => {
-                ("api_key_env", std::env::var(name).map_err(|error| format!("the variable {name}: {error}")))
-            }
+            (Some(name), None) => ("api_key_env", keys::variable(name).map(|key| key.expose_secret().to_owned())),
             (None, Some(path)) => {
                 ("api_key_file", fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display())))
             }

@@ -22,7 +22,7 @@ mod client;
 mod config;
 mod conversation;
 pub(crate) mod dialect;
-mod failure;
+pub(crate) mod failure;
 mod message;
 mod openai;
 mod questions;

@@ -8,8 +8,7 @@ use super::{
     StartTurn, SystemContext, TurnEvent, TurnEvents, TurnOutput,
 };
 use async_trait::async_trait;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -159,19 +158,14 @@ impl<A: ConversationAgent> EphemeralSessionService<A> {
             (Arc::clone(&state.messages), state.staged.clone())
         };
         let mut new: Vec<JsonText> = Vec::new();
-        let known = |context: &SystemContext| message("system", Value::from(context.text.as_str()));
+        let known = |context: &SystemContext| message("system", &context.text);
         new.extend(staged.iter().chain(&request.context).map(known));
         if request.execution_kind == ExecutionKind::ContentTurn {
-            new.extend(
-                request.additional_instructions.iter().map(|note| message("system", Value::from(note.as_str()))),
-            );
-            new.push(message(
-                "user",
-                match &request.prompt {
-                    ContentInput::Text(text) => Value::from(text.as_str()),
-                    ContentInput::Blocks(blocks) => json!(blocks),
-                },
-            ));
+            new.extend(request.additional_instructions.iter().map(|note| message("system", note)));
+            new.push(match &request.prompt {
+                ContentInput::Text(text) => message("user", text),
+                ContentInput::Blocks(blocks) => message("user", blocks),
+            });
         } else if !past.last().is_some_and(is_pending) {
             return Err(ServiceError::NoPendingBoundary);
         }
@@ -273,7 +267,7 @@ impl<A: ConversationAgent> SessionService for EphemeralSessionService<A> {
             state.staged.push(context);
             return Ok(Appended::Staged);
         }
-        let new = vec![message("system", Value::from(context.text))];
+        let new = vec![message("system", &context.text)];
         Arc::make_mut(&mut state.messages).extend(new.iter().cloned());
         Ok(Appended::Applied(new))
     }
@@ -293,8 +287,13 @@ impl<A: ConversationAgent> Drop for Unborn<'_, A> {
     }
 }
 
-fn message(role: &str, content: Value) -> JsonText {
-    JsonText::encode(&json!({ "role": role, "content": content })).expect("text and blocks are JSON")
+fn message(role: &str, content: impl Serialize) -> JsonText {
+    #[derive(Serialize)]
+    struct Message<'m, C> {
+        role: &'m str,
+        content: C,
+    }
+    JsonText::encode(&Message { role, content }).expect("text and blocks are JSON")
 }
 
 /// Whether the agent still has to say something.

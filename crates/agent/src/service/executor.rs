@@ -74,11 +74,11 @@ impl ServiceExecutor {
         }
         match self.service.archive(session).await {
             Ok(()) | Err(ServiceError::NotFound) => {}
-            Err(error) => return Err(failure(error)),
+            Err(error) => return Err(failure(&error)),
         }
         let news = read(turn, Seq::ZERO).await?;
         let request = CreateSession { history: news.messages, ..CreateSession::new(session) };
-        self.service.create_session(request).await.map_err(failure)?;
+        self.service.create_session(request).await.map_err(|error| failure(&error))?;
         Ok(news.after)
     }
 
@@ -128,10 +128,11 @@ impl CoreExecutor for ServiceExecutor {
         let after = self.bring_up(&turn).await?;
         let output = match self.run(&turn).await {
             Err(ServiceError::NoPendingBoundary) => {
-                let message_count = self.service.read(session).await.map_err(failure)?.summary.message_count;
+                let message_count =
+                    self.service.read(session).await.map_err(|error| failure(&error))?.summary.message_count;
                 TurnOutput { messages: Vec::new(), message_count, terminal: Terminal::NoResult }
             }
-            ended => ended.map_err(failure)?,
+            ended => ended.map_err(|error| failure(&error))?,
         };
         let said = (turn.run(), turn.resumes_after().map_or(0, |last| last + 1));
         self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(session, Known { after, said });
@@ -206,7 +207,7 @@ fn context(append: &ConversationContextAppend) -> SystemContext {
     SystemContext { key: append.key.clone(), text }
 }
 
-fn failure(error: ServiceError) -> CoreExecutorError {
+fn failure(error: &ServiceError) -> CoreExecutorError {
     match error {
         ServiceError::Agent { is_retryable: false, .. }
         | ServiceError::Unsupported(_)

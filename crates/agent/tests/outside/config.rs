@@ -58,6 +58,7 @@ fn mistakes_name_the_agent_the_setting_and_the_remedy() {
             "[a]\nkind = \"http\"\nurl = \"https://example.com/\"\nallow = [\"http://x\"]",
             "\"http://x\" is no host. Write a name or address",
         ),
+        ("[a]\nkind = \"llm\"\ndialect = \"openai\"\nmodel = \"m\"\nbudget.stepz = 1", "unknown field `stepz`"),
         ("[\"a b\"]\nkind = \"builtin\"", "agents.a b: a name is 1 to 64 letters, digits, - and _"),
         ("[builtin]\nkind = \"process\"\ncommand = [\"x\"]", "agents.builtin: this name is the built-in agent's"),
     ] {
@@ -145,6 +146,15 @@ async fn greeting_an_agent_says_what_happens() {
         url = "https://example.com/"
         token_env = "A"
         token_file = "b"
+        [nameless]
+        kind = "llm"
+        dialect = "openai"
+        model = ""
+        [keyless]
+        kind = "llm"
+        dialect = "anthropic"
+        model = "m"
+        api_key_env = "WINDLASS_TEST_NO_SUCH_KEY"
         "#,
         key.display()
     ));
@@ -160,6 +170,8 @@ async fn greeting_an_agent_says_what_happens() {
         ),
         ("unsigned", None, "executor_unavailable: agents.unsigned: secret: no webhook secret"),
         ("both", None, "executor_unavailable: agents.both: token_env and token_file are both set"),
+        ("nameless", None, "executor_unavailable: agents.nameless: invalid_setting: model: it is empty"),
+        ("keyless", None, "executor_unavailable: agents.keyless: missing_key: api_key_env: the environment variable"),
         ("nobody", None, "unknown_agent"),
     ] {
         let report = agents.test(name).await;
