@@ -10,7 +10,7 @@ use windlass_core::{
     Accepted, CompletionSeq, Entry, Record, RunBoundaryReceipt, RunEnd, RunId, Seq,
     render::{CoreRenderable, append},
 };
-use windlass_runtime::{Turn, store::StoreError};
+use windlass_runtime::{Turn, comms::EnvelopeId, store::StoreError};
 
 /// Entries of the journal read at once.
 const PAGE: u32 = 256;
@@ -33,6 +33,8 @@ pub(crate) struct Conversation {
     /// What the provider counted at the last answer.
     pub(crate) usage: Option<Usage>,
     pub(crate) told: CompletionSeq,
+    /// The envelopes among the inputs of the last run, and that run.
+    causes: (Option<RunId>, Vec<EnvelopeId>),
 }
 
 impl Conversation {
@@ -71,19 +73,35 @@ impl Conversation {
         }
         // Another executor may have had the session before; what it committed may not be for us to read.
         if let Some(delta) = delta.as_ref().and_then(|delta| serde_json::from_str(delta.get()).ok()) {
-            self.apply(delta);
+            self.apply(delta, receipt.run_id);
         }
     }
 
     /// Applies a delta that was just committed.
     pub(crate) fn commit(&mut self, delta: Delta, receipt: &RunBoundaryReceipt) {
         self.live = Some((receipt.run_id, receipt.sequence));
-        self.apply(delta);
+        self.apply(delta, receipt.run_id);
     }
 
-    fn apply(&mut self, delta: Delta) {
-        let Delta { messages, spent, usage, intended, waiting, resolved, spoken, settings, repairs, compacted, told } =
-            delta;
+    fn apply(&mut self, delta: Delta, run: RunId) {
+        let Delta {
+            messages,
+            spent,
+            usage,
+            intended,
+            waiting,
+            resolved,
+            spoken,
+            settings,
+            repairs,
+            compacted,
+            causes,
+            told,
+        } = delta;
+        if self.causes.0 != Some(run) {
+            self.causes = (Some(run), Vec::new());
+        }
+        self.causes.1.extend(causes);
         if let Some(Compacted { messages, summary }) = compacted {
             let gone = messages.min(self.messages.len());
             let summary = Message::user(format!("[Summary of the conversation so far]\n{summary}"));
@@ -115,6 +133,11 @@ impl Conversation {
         if let Some(settings) = settings {
             self.settings = settings;
         }
+    }
+
+    /// The envelopes among the inputs of this run that boundaries cover.
+    pub(crate) fn causes(&self, run: RunId) -> &[EnvelopeId] {
+        if self.causes.0 == Some(run) { &self.causes.1 } else { &[] }
     }
 
     /// The calls of the last answer that have no result, in order.

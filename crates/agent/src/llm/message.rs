@@ -7,6 +7,7 @@ use super::config::DialectName;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use windlass_core::{CompletionSeq, ContentBlock, JsonText, PendingTool};
+use windlass_runtime::comms::EnvelopeId;
 
 /// One message.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -185,6 +186,9 @@ pub struct Delta {
     /// The first messages of the conversation give way to a summary, before the new ones are added.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compacted: Option<Compacted>,
+    /// The envelopes among the run's inputs: what a tool sends is sent because of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub causes: Vec<EnvelopeId>,
     /// News of background work up to here are in the conversation.
     #[serde(default, skip_serializing_if = "is_first")]
     pub told: CompletionSeq,

@@ -32,7 +32,7 @@ use windlass_core::{
     Accepted, BlobId, BoundaryOutput, CompletionSeq, ContentBlock, InputBody, JsonText, MediaSource, PendingTool,
     RunResult, Terminal,
 };
-use windlass_runtime::{CoreApplyOutput, CoreExecutorError, Turn, blob::BlobError};
+use windlass_runtime::{CoreApplyOutput, CoreExecutorError, Turn, blob::BlobError, comms::causes_of};
 
 /// Calls of read-only tools that are made side by side.
 const SIDE_BY_SIDE: usize = 8;
@@ -199,6 +199,7 @@ impl<'a> Talk<'a> {
     fn hear(&mut self, inputs: &[Arc<Accepted>]) {
         for accepted in inputs {
             self.fresh.spoken |= matches!(accepted.input.body, InputBody::Prompt(_));
+            self.fresh.causes.extend(causes_of([accepted]));
             if let Some(last) = notices(&accepted.input).last() {
                 self.fresh.told = self.fresh.told.max(last.seq);
                 self.told = self.told.max(last.seq);
@@ -295,9 +296,11 @@ impl<'a> Talk<'a> {
     async fn call_group(&mut self, group: &[(Prepared, String)]) -> Result<Option<CoreApplyOutput>, CoreExecutorError> {
         let began = Instant::now();
         let (turn, toolbox) = (self.turn, &self.parts.toolbox);
+        let causes = &[self.conversation.causes(turn.run()), &self.fresh.causes].concat();
         let mut calls: Vec<BoxFuture<'_, Result<Reply, CoreExecutorError>>> = Vec::with_capacity(group.len());
         for (prepared, effect_key) in group {
-            calls.push(Box::pin(async move { toolbox.call(prepared, &ToolContext { turn, effect_key }).await }));
+            calls
+                .push(Box::pin(async move { toolbox.call(prepared, &ToolContext { turn, effect_key, causes }).await }));
         }
         let replies = self.alive(try_join_all(calls)).await?;
         self.fresh.spent.add(Spent { millis: millis(began), ..Spent::default() });
@@ -360,6 +363,8 @@ impl<'a> Talk<'a> {
     async fn take(&mut self, answer: Answer) -> Result<Option<CoreApplyOutput>, CoreExecutorError> {
         let Answer { text, calls, verbatim, stop, .. } = answer;
         let is_last = calls.is_empty() && stop != Stop::Paused;
+        // Ids are unique within an answer only: what was approved of the last one says nothing of this one.
+        self.approved.clear();
         let is_filtered = is_last && stop == Stop::Filtered && text.is_empty();
         self.fresh.messages.push(Message {
             calls,

@@ -22,7 +22,7 @@ use async_trait::async_trait;
 use serde_json::Value;
 use std::{fmt, time::Duration};
 use windlass_core::PendingTool;
-use windlass_runtime::{CoreExecutorError, Turn};
+use windlass_runtime::{CoreExecutorError, Turn, comms::EnvelopeId};
 
 /// Something that a model can do.
 ///
@@ -70,6 +70,8 @@ pub struct ToolContext<'a> {
     pub turn: &'a Turn,
     /// Names the effect: the same if the call is made again after a crash. Hand it to whatever recognises repetitions.
     pub effect_key: &'a str,
+    /// The envelopes of peers that the run answers: what is sent to a peer is sent because of them.
+    pub causes: &'a [EnvelopeId],
 }
 
 /// What a call comes to.

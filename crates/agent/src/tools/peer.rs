@@ -93,7 +93,8 @@ impl Tool for SendPeer {
         let Some(comms) = self.peers.of(context.turn.session()) else {
             return Ok(Reply::error("no_peers", "this session has no way to write to others"));
         };
-        match comms.send(CommsCommand::message(to, letter.body)).await {
+        let message = CommsCommand::message(to, letter.body).because_of(context.causes.iter().copied());
+        match comms.send(message).await {
             Ok(_) => Ok(Reply::done("sent")),
             Err(error) => {
                 let names: Vec<String> = comms.peers().await.iter().map(|peer| peer.name.to_string()).collect();
