@@ -1,8 +1,10 @@
 //! `windlass explain`: why is this input not running, or how did it end?
 //!
-//! Folds the journal, beside a running process, and changes nothing.
+//! Asks the server where one is named; otherwise folds the journal, beside a running process, and changes nothing.
 
 use crate::{
+    arguments::ask,
+    connection::Connection,
     failure::Failure,
     journal, notation, output,
     place::{Place, session_id},
@@ -13,16 +15,19 @@ use windlass::{
     Cause, Entry, Explanation, IdempotencyKey, InputId, InputRef, InputState, Limits, Outcome, PolicyTable, Record,
     RunId, Seq, Session, SessionId, Store,
 };
+use windlass_client::api;
 
 /// Say why an input is not running, or how it ended
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// The session: its id, or the name that chat was given
     session: String,
-    /// The input: its id, or its idempotency key
+    /// The input: its id; without a server also its idempotency key
     input: String,
     #[command(flatten)]
     place: Place,
+    #[command(flatten)]
+    connection: Connection,
     /// Print one JSON document
     #[arg(long)]
     json: bool,
@@ -43,6 +48,11 @@ struct Document {
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
+    if args.connection.is_named() {
+        let client = args.connection.client()?;
+        let explanation = ask(async { Ok(client.explain(&args.session, &args.input).await?) })?;
+        return if args.json { output::document(&explanation) } else { tell_of_server(&explanation) };
+    }
     let session = session_id(&args.session);
     let file = args.place.existing_store()?;
     let document = crate::runtime()?.block_on(async {
@@ -134,6 +144,28 @@ fn names(record: &Record, input: InputId, runs: &mut BTreeSet<RunId>) -> bool {
         Record::RunEnded(ended) => runs.contains(&ended.run),
         _ => false,
     }
+}
+
+fn tell_of_server(explanation: &api::Explanation) -> Result<(), Failure> {
+    output::line(format!("input {} is {}", explanation.id, output::word(&explanation.state)))?;
+    output::line(format!("  because: {}", explanation.sentence))?;
+    let result = explanation.result.as_ref().map(output::word);
+    let at = explanation.next_eligible.map(|at| at.to_string());
+    let row = explanation.policy_row.map(|row| format!("row[{row}]"));
+    let position = explanation.position.map(|position| position.to_string());
+    let tries = (explanation.tries > 0).then(|| explanation.tries.to_string());
+    for (name, value) in [
+        ("outcome", result),
+        ("before it in its lane", position),
+        ("not before", at),
+        ("tries since the last boundary", tries),
+        ("policy", row),
+    ] {
+        if let Some(value) = value {
+            output::line(format!("  {name}: {value}"))?;
+        }
+    }
+    Ok(())
 }
 
 fn tell(document: &Document) -> Result<(), Failure> {

@@ -4,11 +4,13 @@
 
 use std::{fmt, io, process::ExitCode};
 use windlass::{RejectReason, SessionError, StoreError, WaitError};
+use windlass_client::ClientError;
 
 /// The table of exit codes, as `--help` shows it.
 pub(crate) const EXIT_CODES: &str = "\
 Exit codes: 0 done; 1 failed; 2 usage; 3 not found; 4 not authorised; 5 conflict; 6 rejected; 7 wait timed out; \
-8 unreachable; 10 the awaited run failed; 78 configuration, or a store of another version; 130, 143 ended by a signal.";
+8 unreachable; 10 the awaited run failed; 70 the store was lost; 78 configuration, or a store of another version; \
+130, 143 ended by a signal.";
 
 /// What went wrong, for people and for scripts.
 #[derive(Debug)]
@@ -22,17 +24,43 @@ pub(crate) struct Failure {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Exit {
     Failed = 1,
+    Usage = 2,
     NotFound = 3,
+    Unauthorised = 4,
     Conflict = 5,
     Rejected = 6,
     TimedOut = 7,
     Unreachable = 8,
     RunFailed = 10,
+    StoreLost = 70,
     Config = 78,
     Interrupted = 130,
     Terminated = 143,
     /// Whoever read our output has heard enough.
     Done = 0,
+}
+
+impl Exit {
+    /// The code that the library gives; 1 for one that is not in the table.
+    pub(crate) fn of(code: u8) -> Exit {
+        const ALL: [Exit; 14] = [
+            Exit::Done,
+            Exit::Failed,
+            Exit::Usage,
+            Exit::NotFound,
+            Exit::Unauthorised,
+            Exit::Conflict,
+            Exit::Rejected,
+            Exit::TimedOut,
+            Exit::Unreachable,
+            Exit::RunFailed,
+            Exit::StoreLost,
+            Exit::Config,
+            Exit::Interrupted,
+            Exit::Terminated,
+        ];
+        ALL.into_iter().find(|exit| *exit as u8 == code).unwrap_or(Exit::Failed)
+    }
 }
 
 impl Failure {
@@ -52,6 +80,11 @@ impl Failure {
         Failure::new(Exit::Config, message)
     }
 
+    /// From a text of the library, `…; do this`: an error and its advice.
+    pub(crate) fn told(exit: Exit, text: &str) -> Failure {
+        with_hint(exit, text)
+    }
+
     /// The exit code alone; what there was to say has been said.
     pub(crate) fn silent(exit: Exit) -> Failure {
         Failure::new(exit, "")
@@ -61,6 +94,11 @@ impl Failure {
     pub(crate) fn hint(mut self, hint: impl fmt::Display) -> Failure {
         self.hint = Some(hint.to_string());
         self
+    }
+
+    /// The message and the advice.
+    pub(crate) fn parts(&self) -> (&str, Option<&str>) {
+        (&self.message, self.hint.as_deref())
     }
 
     /// Tells it.
@@ -146,6 +184,21 @@ impl From<WaitError> for Failure {
 impl From<RejectReason> for Failure {
     fn from(reason: RejectReason) -> Failure {
         with_hint(Exit::Rejected, &format!("{}: {reason}", reason.code()))
+    }
+}
+
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Failure {
+        let exit = Exit::of(error.exit_code());
+        let failure = with_hint(exit, &error.to_string());
+        match (&error, exit) {
+            (ClientError::Unreachable { .. }, _) => Failure::new(exit, format!("unreachable: {error}"))
+                .hint("windlass serve, or another --url; windlass doctor"),
+            (_, Exit::Unauthorised) if failure.hint.is_none() => {
+                failure.hint("WINDLASS_TOKEN, --token-file or --profile; windlass token create makes one")
+            }
+            _ => failure,
+        }
     }
 }
 

@@ -2,16 +2,34 @@
 
 #![forbid(unsafe_code)]
 
+mod agents;
+mod arguments;
 mod chat;
+mod completion;
+mod config;
+mod connection;
+mod control;
 mod demo;
+mod doctor;
 mod explain;
 mod failure;
+mod health;
+mod inputs;
 mod journal;
 mod notation;
+mod operations;
 mod output;
 mod place;
 mod policy;
+mod send;
+mod serve;
+mod sessions;
+mod settings;
+mod store;
+mod tail;
+mod token;
 mod verify;
+mod version;
 mod wakes;
 
 use clap::{Parser, Subcommand};
@@ -28,13 +46,54 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Verb {
+    Serve(Box<serve::Args>),
+    Send(send::Args),
+    Wait(send::Wait),
+    Sessions(Box<sessions::Args>),
+    Inputs(inputs::Args),
+    Tail(tail::Args),
+    Explain(explain::Args),
+    /// Take an input back that does not run yet
+    Withdraw(inputs::One),
+    Interrupt(control::InterruptArgs),
+    /// Keep inputs, do not run them
+    Hold(control::Args),
+    /// Run them again
+    Release(control::Args),
+    /// Take nothing new, run what is there
+    Retire(control::Args),
+    /// Keep everything, and make what waits due
+    Recycle(control::Args),
+    Reset(control::ResetArgs),
+    /// Read the journal again and compare
+    Recover(control::Args),
+    /// End what runs and waits; a new registration revives the session
+    Stop(control::Args),
+    /// End the session for ever; `sessions rm` removes what is left
+    Destroy(control::Args),
+    Ops(operations::Args),
+    Dead(inputs::Dead),
+    /// Try a dead letter anew; twice is once
+    Redrive(inputs::One),
+    #[command(subcommand)]
+    Agents(agents::Verb),
+    #[command(subcommand)]
+    Policy(policy::Verb),
+    #[command(subcommand)]
+    Token(token::Verb),
     Chat(chat::Args),
     Demo(demo::Args),
     Journal(journal::Args),
-    Explain(explain::Args),
     Verify(verify::Args),
+    Backup(store::Backup),
+    Restore(store::Restore),
+    Doctor(Box<doctor::Args>),
+    Health(health::Args),
     #[command(subcommand)]
-    Policy(policy::Verb),
+    Config(Box<config::Verb>),
+    Completion(completion::Args),
+    Man(completion::Man),
+    Version(version::Args),
     #[command(hide = true)]
     DemoWorker(demo::worker::Args),
 }
@@ -48,18 +107,54 @@ fn main() -> ExitCode {
             return ExitCode::from(u8::try_from(usage.exit_code()).unwrap_or(2));
         }
     };
-    let done = log().and_then(|()| match cli.verb {
-        Verb::Chat(args) => chat::run(args),
-        Verb::Demo(args) => demo::run(&args),
-        Verb::Journal(args) => journal::run(&args),
-        Verb::Explain(args) => explain::run(&args),
-        Verb::Verify(args) => verify::run(&args),
-        Verb::Policy(verb) => policy::run(&verb),
-        Verb::DemoWorker(args) => demo::worker::run(&args),
-    });
+    // A server logs as it is configured to; everything else tells only what is wrong.
+    let logged = if matches!(cli.verb, Verb::Serve(_)) { Ok(()) } else { log() };
+    let done = logged.and_then(|()| run(cli.verb));
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
+    }
+}
+
+fn run(verb: Verb) -> Result<(), Failure> {
+    use windlass_client::api::Verb as Control;
+    match verb {
+        Verb::Serve(args) => serve::run(&args),
+        Verb::Send(args) => send::run(&args),
+        Verb::Wait(args) => send::wait(&args),
+        Verb::Sessions(args) => sessions::run(&args),
+        Verb::Inputs(args) => inputs::run(&args),
+        Verb::Tail(args) => tail::run(&args),
+        Verb::Explain(args) => explain::run(&args),
+        Verb::Withdraw(args) => inputs::withdraw(&args),
+        Verb::Interrupt(args) => control::interrupt(&args),
+        Verb::Hold(args) => control::run(&args, Control::Hold),
+        Verb::Release(args) => control::run(&args, Control::Release),
+        Verb::Retire(args) => control::run(&args, Control::Retire),
+        Verb::Recycle(args) => control::run(&args, Control::Recycle),
+        Verb::Reset(args) => control::reset(&args),
+        Verb::Recover(args) => control::run(&args, Control::Recover),
+        Verb::Stop(args) => control::run(&args, Control::Stop),
+        Verb::Destroy(args) => control::run(&args, Control::Destroy),
+        Verb::Ops(args) => operations::run(&args),
+        Verb::Dead(args) => inputs::dead(&args),
+        Verb::Redrive(args) => inputs::redrive(&args),
+        Verb::Agents(verb) => agents::run(&verb),
+        Verb::Policy(verb) => policy::run(&verb),
+        Verb::Token(verb) => token::run(&verb),
+        Verb::Chat(args) => chat::run(args),
+        Verb::Demo(args) => demo::run(&args),
+        Verb::Journal(args) => journal::run(&args),
+        Verb::Verify(args) => verify::run(&args),
+        Verb::Backup(args) => store::backup(&args),
+        Verb::Restore(args) => store::restore(&args),
+        Verb::Doctor(args) => doctor::run(&args),
+        Verb::Health(args) => health::run(&args),
+        Verb::Config(verb) => config::run(&verb),
+        Verb::Completion(args) => completion::run(&args),
+        Verb::Man(args) => completion::man(&args),
+        Verb::Version(args) => version::run(&args),
+        Verb::DemoWorker(args) => demo::worker::run(&args),
     }
 }
 

@@ -1,9 +1,8 @@
 //! Where is the data, and which session is meant?
 
-use crate::failure::Failure;
+use crate::{failure::Failure, settings};
 use etcetera::BaseStrategy;
 use std::path::{Path, PathBuf};
-use uuid::Uuid;
 use windlass::SessionId;
 
 /// Where the data is.
@@ -26,10 +25,25 @@ impl Place {
         }
     }
 
+    /// The store's file, if a folder was named.
+    pub(crate) fn named_store(&self) -> Option<PathBuf> {
+        self.dir.as_deref().map(store_file)
+    }
+
+    /// The store's file; it need not exist. Without a folder it is the one that a server would open.
+    pub(crate) fn store(&self) -> Result<PathBuf, Failure> {
+        match self.named_store() {
+            Some(file) => Ok(file),
+            None => match settings::store_path()? {
+                Some(file) => Ok(file),
+                None => Ok(store_file(&self.folder()?)),
+            },
+        }
+    }
+
     /// The store's file, which must exist: reading verbs create nothing.
     pub(crate) fn existing_store(&self) -> Result<PathBuf, Failure> {
-        let folder = self.folder()?;
-        let file = store_file(&folder);
+        let file = self.store()?;
         if file.is_file() {
             Ok(file)
         } else {
@@ -49,15 +63,9 @@ pub(crate) fn blob_folder(folder: &Path) -> PathBuf {
     folder.join("blobs")
 }
 
-/// The session of this name: a UUID is itself, any other name is hashed, so that the same name is always the same
-/// session, on every machine.
+/// The session of this name in the default tenant: a UUID is itself.
 pub(crate) fn session_id(name: &str) -> SessionId {
-    let uuid = Uuid::parse_str(name).unwrap_or_else(|_| {
-        let hash = blake3::derive_key("windlass 2026 session id of a name", name.as_bytes());
-        let bytes: [u8; 16] = hash[..16].try_into().expect("sixteen of thirty-two bytes");
-        uuid::Builder::from_custom_bytes(bytes).into_uuid()
-    });
-    SessionId::from_uuid(uuid)
+    windlass_client::api::session_id(None, name)
 }
 
 #[cfg(test)]

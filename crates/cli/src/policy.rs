@@ -1,14 +1,73 @@
-//! `windlass policy explain`: what would be done with such an input, and which row says so?
+//! `windlass policy`: what would be done with such an input, which row says so, and what would another table change?
+//!
+//! A table in a file, or the built-in one, is asked here; one that a server keeps is asked there.
 
-use crate::{failure::Failure, output};
+use crate::{
+    arguments::{Page, ask, more},
+    connection::Connection,
+    failure::Failure,
+    output,
+};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
-use windlass::{HandlingMode, InputKind, PolicyQuery, PolicyTable, Ruling, SourceKind, policy_from_toml};
+use windlass::{Decision, HandlingMode, InputKind, PolicyQuery, PolicyTable, Ruling, SourceKind, policy_from_toml};
+use windlass_client::api::{self, ExplainPolicy, ReplayPolicy};
 
-/// What policies say
+/// Keep, ask and try out policies
 #[derive(clap::Subcommand)]
 pub(crate) enum Verb {
+    /// Keep a table on the server under a name; sessions name it
+    Upload(Upload),
+    /// List the server's policies, or show one
+    Ls(Ls),
     Explain(Explain),
+    /// Say what a server's policy would have decided otherwise over a recorded span
+    Replay(Replay),
+}
+
+#[derive(clap::Args)]
+pub(crate) struct Upload {
+    /// Its name
+    name: String,
+    /// The table, in TOML
+    file: PathBuf,
+    #[command(flatten)]
+    connection: Connection,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(clap::Args)]
+pub(crate) struct Ls {
+    /// Show this one, with its rows: a name, or name@version
+    name: Option<String>,
+    #[command(flatten)]
+    page: Page,
+    #[command(flatten)]
+    connection: Connection,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(clap::Args)]
+pub(crate) struct Replay {
+    /// The policy: a name, or name@version
+    name: String,
+    /// The session whose journal it is tried on: its id or name
+    session: String,
+    /// From the entry after this position
+    #[arg(long, value_name = "SEQ", default_value_t = 0)]
+    after: u64,
+    /// At most so many entries
+    #[arg(long, value_name = "N", default_value_t = 1_000)]
+    limit: u32,
+    #[command(flatten)]
+    connection: Connection,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
 }
 
 /// Say what a policy does with an input
@@ -29,6 +88,11 @@ pub(crate) struct Explain {
     /// A policy table in TOML [default: the built-in table]
     #[arg(long, value_name = "FILE.toml")]
     policy: Option<PathBuf>,
+    /// A policy that the server keeps: a name, or name@version
+    #[arg(long, value_name = "NAME", conflicts_with = "policy")]
+    name: Option<String>,
+    #[command(flatten)]
+    connection: Connection,
     /// Print one JSON document
     #[arg(long)]
     json: bool,
@@ -46,7 +110,79 @@ struct Explained<'e> {
 }
 
 pub(crate) fn run(verb: &Verb) -> Result<(), Failure> {
-    let Verb::Explain(args) = verb;
+    match verb {
+        Verb::Upload(args) => {
+            let client = args.connection.client()?;
+            // Refused here with its line, before anything is sent.
+            load(&args.file)?;
+            let text = std::fs::read_to_string(&args.file)?;
+            let saved = ask(async { Ok(client.upload_policy(&args.name, text).await?) })?;
+            if args.json { output::document(&saved) } else { output::fields(&saved) }
+        }
+        Verb::Ls(args) => list(args),
+        Verb::Explain(args) => explain(args),
+        Verb::Replay(args) => replay(args),
+    }
+}
+
+fn list(args: &Ls) -> Result<(), Failure> {
+    let client = args.connection.client()?;
+    if let Some(name) = &args.name {
+        let policy = ask(async { Ok(client.policy(name).await?) })?;
+        return if args.json { output::document(&policy) } else { output::fields(&policy) };
+    }
+    let page = ask(async { Ok(client.policies(&args.page.paging()).await?) })?;
+    if args.json {
+        return output::document(&page);
+    }
+    let row =
+        |policy: &api::PolicyView| [policy.name.clone(), policy.version.to_string(), policy.updated_at.to_string()];
+    output::table(["name", "version", "updated at"], page.items.iter().map(row))?;
+    more(page.next_cursor.as_ref());
+    Ok(())
+}
+
+fn replay(args: &Replay) -> Result<(), Failure> {
+    let client = args.connection.client()?;
+    let span = ReplayPolicy { session: args.session.clone(), after: args.after, limit: args.limit };
+    let replayed = ask(async { Ok(client.replay_policy(&args.name, &span).await?) })?;
+    if args.json {
+        return output::document(&replayed);
+    }
+    let (decisions, differ) = (replayed.decisions, replayed.differences.len());
+    output::line(format!(
+        "{differ} of {decisions} decisions would differ by {} version {}",
+        replayed.name, replayed.version
+    ))?;
+    for difference in &replayed.differences {
+        output::line(format!("  {} at {}:", difference.input, difference.seq))?;
+        let [recorded, replayed] = [&difference.recorded, &difference.replayed].map(serde_json::to_value);
+        let (recorded, replayed) = (recorded.map_err(Failure::failed)?, replayed.map_err(Failure::failed)?);
+        for (field, now) in replayed.as_object().into_iter().flatten() {
+            let before = &recorded[field];
+            if before != now && field != "policy_version" {
+                output::line(format!("    {field}: {} becomes {}", output::plain(before), output::plain(now)))?;
+            }
+        }
+    }
+    if let Some(after) = replayed.next_after {
+        output::note(format!("there is more: --after {after}"));
+    }
+    Ok(())
+}
+
+fn explain(args: &Explain) -> Result<(), Failure> {
+    if let Some(name) = &args.name {
+        let client = args.connection.client()?;
+        let question =
+            ExplainPolicy { kind: args.kind, handling_mode: args.mode, source: args.source, busy: args.busy };
+        let said = ask(async { Ok(client.explain_policy(name, &question).await?) })?;
+        if args.json {
+            return output::document(&said);
+        }
+        let row = said.row.map(|row| row as usize);
+        return tell(args.kind, row, &said.decision, &said.name, said.version);
+    }
     let (table, policy) = match &args.policy {
         Some(file) => (load(file)?, file.display().to_string()),
         None => (PolicyTable::reference(), "built-in".to_owned()),
@@ -57,15 +193,18 @@ pub(crate) fn run(verb: &Verb) -> Result<(), Failure> {
         let (kind, mode, source, busy) = (args.kind, args.mode, args.source, args.busy);
         return output::document(&Explained { kind, mode, source, busy, policy: &policy, ruling });
     }
-    let row = match ruling.row {
+    tell(args.kind, ruling.row, &ruling.decision, &policy, table.version)
+}
+
+fn tell(kind: InputKind, row: Option<usize>, decision: &Decision, policy: &str, version: u64) -> Result<(), Failure> {
+    let row = match row {
         Some(row) => format!("row[{row}]"),
         None => "no row: queued, wakes nobody".to_owned(),
     };
-    output::line(format!("{} by {row} of the {policy} table, version {}", args.kind.as_str(), table.version))?;
-    let decision = serde_json::to_value(&ruling.decision).map_err(Failure::failed)?;
+    output::line(format!("{} by {row} of the {policy} table, version {version}", kind.as_str()))?;
+    let decision = serde_json::to_value(decision).map_err(Failure::failed)?;
     for (field, value) in decision.as_object().into_iter().flatten() {
-        let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        output::line(format!("  {field} = {value}"))?;
+        output::line(format!("  {field} = {}", output::plain(value)))?;
     }
     Ok(())
 }

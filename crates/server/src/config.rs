@@ -4,7 +4,7 @@
 //! field is its comment in the template. Unknown keys are refused, with their place.
 
 use confique::{Config as _, Layer as _, meta};
-use serde::{Deserialize, Deserializer, de::Error as _};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use std::{
     fmt,
     net::{IpAddr, SocketAddr},
@@ -14,7 +14,7 @@ use std::{
 };
 
 /// The configuration of a server.
-#[derive(Clone, Debug, confique::Config)]
+#[derive(Clone, Debug, Serialize, confique::Config)]
 #[config(layer_attr(serde(deny_unknown_fields)))]
 pub struct Config {
     /// Where the server listens, and for whom.
@@ -32,10 +32,14 @@ pub struct Config {
     /// What the server tells of itself.
     #[config(nested)]
     pub telemetry: TelemetryConfig,
+    /// Connections by name, for those who call servers: `[profile.NAME]` with `url`, and `token_file` or `token`. The
+    /// server itself has no use for them.
+    #[serde(skip)]
+    pub profile: Option<toml::Table>,
 }
 
 /// `[server]`
-#[derive(Clone, Debug, confique::Config)]
+#[derive(Clone, Debug, Serialize, confique::Config)]
 #[config(layer_attr(serde(deny_unknown_fields)))]
 pub struct ServerConfig {
     /// Address and port. Other addresses than loopback need a token, and TLS or `behind_proxy`.
@@ -63,7 +67,7 @@ pub struct ServerConfig {
 }
 
 /// `[store]`
-#[derive(Clone, Debug, confique::Config)]
+#[derive(Clone, Debug, Serialize, confique::Config)]
 #[config(layer_attr(serde(deny_unknown_fields)))]
 pub struct StoreConfig {
     /// The SQLite file. Not set: windlass.db in the folder of this user's data, ~/.local/share/windlass.
@@ -73,7 +77,7 @@ pub struct StoreConfig {
 }
 
 /// `[limits]`
-#[derive(Clone, Debug, confique::Config)]
+#[derive(Clone, Debug, Serialize, confique::Config)]
 #[config(layer_attr(serde(deny_unknown_fields)))]
 pub struct LimitsConfig {
     /// How long the head of a request, or a TLS handshake, may take.
@@ -124,7 +128,7 @@ pub struct LimitsConfig {
 }
 
 /// `[auth]`
-#[derive(Clone, Debug, confique::Config)]
+#[derive(Clone, Debug, Serialize, confique::Config)]
 #[config(layer_attr(serde(deny_unknown_fields)))]
 pub struct AuthConfig {
     /// JSON Web Tokens of this issuer are accepted; together with jwt_audience and jwt_keys.
@@ -145,7 +149,7 @@ pub struct AuthConfig {
 }
 
 /// `[telemetry]`
-#[derive(Clone, Debug, confique::Config)]
+#[derive(Clone, Debug, Serialize, confique::Config)]
 #[config(layer_attr(serde(deny_unknown_fields)))]
 pub struct TelemetryConfig {
     /// What is logged, for example "info" or "windlass_server=debug".
@@ -157,7 +161,7 @@ pub struct TelemetryConfig {
 }
 
 /// How the log is written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
     /// Text on a terminal, JSON elsewhere.
@@ -183,6 +187,12 @@ impl<'de> Deserialize<'de> for Seconds {
             Ok(duration) if (0.001..=LONGEST).contains(&seconds) => Ok(Seconds(duration)),
             _ => Err(D::Error::custom(format!("seconds between 0.001 and {LONGEST} are wanted"))),
         }
+    }
+}
+
+impl Serialize for Seconds {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_f64(self.0.as_secs_f64())
     }
 }
 

@@ -4,16 +4,32 @@
 
 use serde_json::Value;
 use std::{
-    io::Write,
-    path::Path,
-    process::{Command, Output, Stdio},
+    io::{BufRead, BufReader, Read, Write},
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
     time::{Duration, Instant},
 };
+
+/// What of the tester's own settings must not reach the binary.
+const SETTINGS: [&str; 9] = [
+    "WINDLASS_LOG",
+    "WINDLASS_URL",
+    "WINDLASS_PROFILE",
+    "WINDLASS_TOKEN",
+    "WINDLASS_TOKEN_FILE",
+    "WINDLASS_CONFIG",
+    "RUST_LOG",
+    "HTTP_PROXY",
+    "http_proxy",
+];
 
 /// The binary, in a folder of its own and out of reach of the tester's settings.
 pub(crate) fn windlass(dir: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_windlass"));
-    command.env_remove("WINDLASS_LOG").env("WINDLASS_DIR", dir);
+    for name in SETTINGS {
+        command.env_remove(name);
+    }
+    command.env("WINDLASS_DIR", dir).env("XDG_CONFIG_HOME", dir.join("config"));
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
@@ -64,11 +80,91 @@ pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
 
 /// Whether the journal of the chat has an entry with this text.
 pub(crate) fn journal_has(dir: &Path, text: &str) -> bool {
-    run(windlass(dir).args(["journal", "chat"])).out.contains(text)
+    journal_of_has(dir, "chat", text)
+}
+
+/// Whether the journal of a session has an entry with this text.
+pub(crate) fn journal_of_has(dir: &Path, session: &str, text: &str) -> bool {
+    run(windlass(dir).args(["journal", session])).out.contains(text)
 }
 
 /// Sends a signal by name.
 pub(crate) fn signal(process: u32, name: &str) {
     let sent = Command::new("kill").args([&format!("-{name}"), &process.to_string()]).status().expect("kill runs");
     assert!(sent.success());
+}
+
+/// A server in a process of its own, killed when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Served {
+    child: Child,
+    pub(crate) url: String,
+    dir: PathBuf,
+    /// How long it took until it was ready.
+    pub(crate) ready_after: Duration,
+}
+
+impl Served {
+    /// Starts a server on this folder, at a port that the system chooses.
+    pub(crate) fn start(dir: &Path) -> Served {
+        Served::listening(dir, "127.0.0.1:0", &[])
+    }
+
+    /// Starts a server at this address, with these flags, and waits until it is ready.
+    pub(crate) fn listening(dir: &Path, listen: &str, flags: &[&str]) -> Served {
+        let begun = Instant::now();
+        let mut child = windlass(dir).args(["serve", "--listen", listen]).args(flags).spawn().expect("the binary runs");
+        let mut log = child.stderr.take().expect("a pipe");
+        // Whoever is not read from stops at a full pipe.
+        let log = std::thread::spawn(move || {
+            let mut said = String::new();
+            log.read_to_string(&mut said).map(|_| said)
+        });
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().expect("a pipe")).read_line(&mut line).expect("text");
+        let ready_after = begun.elapsed();
+        let Some(url) = line.trim_end().strip_prefix("listening on ") else {
+            panic!("the server ended before it was ready: {:?}", log.join());
+        };
+        Served { child, url: url.to_owned(), dir: dir.to_owned(), ready_after }
+    }
+
+    /// A command that talks to this server.
+    pub(crate) fn windlass(&self, arguments: &[&str]) -> Command {
+        let mut command = windlass(&self.dir);
+        command.env("WINDLASS_URL", &self.url).args(arguments);
+        command
+    }
+
+    /// Runs a command that talks to this server, to its end.
+    pub(crate) fn run(&self, arguments: &[&str]) -> Said {
+        run(&mut self.windlass(arguments))
+    }
+
+    /// Kills it as power losses do, and starts it anew at the same address.
+    pub(crate) fn killed_and_started(mut self) -> Served {
+        self.kill();
+        let address = self.url.strip_prefix("http://").expect("a plain address").to_owned();
+        Served::listening(&self.dir.clone(), &address, &[])
+    }
+
+    /// Kills it and does not start it again.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().expect("it runs");
+        self.child.wait().expect("it is ours");
+    }
+
+    /// Asks it to end, and says with which code it did.
+    pub(crate) fn terminated(mut self) -> Option<i32> {
+        signal(self.child.id(), "TERM");
+        self.child.wait().expect("it is ours").code()
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }

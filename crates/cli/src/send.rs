@@ -1,0 +1,183 @@
+//! `windlass send` and `windlass wait`: how does something reach an agent, and how does its sender hear the end of it?
+
+use crate::{
+    arguments::{ask, duration},
+    connection::Connection,
+    failure::{Exit, Failure},
+    output,
+};
+use indicatif::ProgressBar;
+use serde::Serialize;
+use std::{io::Read as _, time::Duration};
+use windlass::{InputId, SessionId};
+use windlass_client::{
+    SendInput,
+    api::{Admission, Completion, CompletionStatus},
+};
+
+/// Send a prompt to a session, and wait for the answer if asked to
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// The session: its id or name
+    session: String,
+    /// What to say; - reads standard input
+    text: String,
+    /// Wait for the answer, at most so long [default: 5m]; restarts of the server are no matter
+    #[arg(long, value_name = "TIME", value_parser = duration, num_args = 0..=1, require_equals = true,
+          default_missing_value = "5m")]
+    wait: Option<Duration>,
+    /// Join the run that is on, if one is
+    #[arg(long)]
+    steer: bool,
+    /// Makes a repetition recognisable: the same key and text is accepted once
+    #[arg(long, value_name = "KEY")]
+    key: Option<String>,
+    /// The agent that runs the session, if it is created now [default: the server's]
+    #[arg(long, value_name = "AGENT", conflicts_with = "no_create")]
+    agent: Option<String>,
+    /// Do not create a session that does not exist
+    #[arg(long)]
+    no_create: bool,
+    #[command(flatten)]
+    connection: Connection,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+/// Wait until an input is over; restarts of the server are no matter
+#[derive(clap::Args)]
+pub(crate) struct Wait {
+    /// The session: its id or name
+    session: String,
+    /// The input's id
+    input: InputId,
+    /// At most so long
+    #[arg(value_name = "TIME", value_parser = duration, default_value = "5m")]
+    time: Duration,
+    #[command(flatten)]
+    connection: Connection,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+/// An input that is over.
+#[derive(Serialize)]
+struct Document {
+    id: InputId,
+    session: SessionId,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    outcome: Option<Admission>,
+    result: Completion,
+}
+
+pub(crate) fn run(args: &Args) -> Result<(), Failure> {
+    let client = args.connection.client()?;
+    let mut input = SendInput::prompt(text(&args.text)?);
+    if args.steer {
+        input = input.steer();
+    }
+    if let Some(key) = &args.key {
+        input = input.key(key);
+    }
+    if !args.no_create {
+        input = input.create(args.agent.clone());
+    }
+    let Some(time) = args.wait else {
+        let admitted = ask(async { Ok(client.send(&args.session, &input).await?) })?;
+        return if args.json { output::document(&admitted) } else { output::line(admitted.id) };
+    };
+    let spinner = spinner("waiting for the answer");
+    let answer = ask(async { Ok(client.send_and_wait(&args.session, &input, time).await?) });
+    spinner.finish_and_clear();
+    let answer = answer?;
+    let document =
+        Document { id: answer.id, session: answer.session, outcome: Some(answer.outcome), result: answer.completion };
+    tell(&document, args.json)
+}
+
+pub(crate) fn wait(args: &Wait) -> Result<(), Failure> {
+    let client = args.connection.client()?;
+    let spinner = spinner("waiting for the end");
+    let ended = ask(async {
+        // A name means the session of the token's tenant, which only the server knows.
+        let session = client.session(&args.session).await?.id;
+        let result = client.wait(session, args.input, args.time).await?;
+        Ok(Document { id: args.input, session, outcome: None, result })
+    });
+    spinner.finish_and_clear();
+    tell(&ended?, args.json)
+}
+
+/// Tells how an input ended; the exit code says whether it was good.
+fn tell(document: &Document, json: bool) -> Result<(), Failure> {
+    let result = &document.result;
+    let end = match result.status {
+        CompletionStatus::Completed | CompletionStatus::CompletedWithoutResult | CompletionStatus::CallbackPending => {
+            None
+        }
+        CompletionStatus::Forgotten | CompletionStatus::Unknown => {
+            Some(Failure::failed("the input is over; how it ended is not known here any more"))
+        }
+        CompletionStatus::Abandoned
+        | CompletionStatus::Failed
+        | CompletionStatus::Cancelled
+        | CompletionStatus::Superseded
+        | CompletionStatus::Coalesced => Some(
+            Failure::new(Exit::RunFailed, how(result))
+                .hint(format!("windlass explain {} {}", document.session, document.id)),
+        ),
+    };
+    if json {
+        output::document(document)?;
+    } else if end.is_none() {
+        output::line(words(result))?;
+    }
+    end.map_or(Ok(()), Err)
+}
+
+/// How a run did not do what was asked, in one line.
+fn how(result: &Completion) -> String {
+    let status = serde_json::to_value(result.status).unwrap_or_default();
+    let mut line = output::plain(&status);
+    for part in [&result.reason, &result.error].into_iter().flatten() {
+        line = format!("{line}: {part}");
+    }
+    match result.by {
+        Some(by) => format!("{line} by {by}"),
+        None => line,
+    }
+}
+
+/// What a run said, or asks.
+fn words(result: &Completion) -> String {
+    match (&result.text, &result.structured, &result.tool_args) {
+        (Some(text), ..) if !text.is_empty() => text.clone(),
+        (_, Some(structured), _) => structured.to_string(),
+        (.., Some(args)) => match args.get("question").and_then(|question| question.as_str()) {
+            Some(question) => question.to_owned(),
+            None => format!("waits for {}: {args}", result.tool_name.as_deref().unwrap_or("a tool")),
+        },
+        _ => String::new(),
+    }
+}
+
+fn text(argument: &str) -> Result<String, Failure> {
+    if argument != "-" {
+        return Ok(argument.to_owned());
+    }
+    let mut text = String::new();
+    std::io::stdin().read_to_string(&mut text).map_err(|error| {
+        Failure::new(Exit::Rejected, format!("standard input cannot be read: {error}")).hint("text in UTF-8")
+    })?;
+    // What a shell adds to the end of a text is not part of it.
+    Ok(text.trim_end_matches(['\n', '\r']).to_owned())
+}
+
+/// Shows at a terminal that something is going on.
+fn spinner(what: &'static str) -> ProgressBar {
+    let spinner = ProgressBar::new_spinner().with_message(what);
+    spinner.enable_steady_tick(Duration::from_millis(100));
+    spinner
+}

@@ -1,0 +1,211 @@
+//! `windlass sessions`: which sessions are there, and what are they told about themselves?
+
+use crate::{
+    arguments::{Page, ask, label, more},
+    connection::Connection,
+    failure::Failure,
+    output,
+};
+use windlass_client::{
+    Client, SessionFilter,
+    api::{CreateSession, SessionView, UpdateSession},
+};
+
+/// List, show, create, change and remove sessions
+#[derive(clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    verb: Option<Verb>,
+    #[command(flatten)]
+    list: List,
+}
+
+#[derive(clap::Subcommand)]
+enum Verb {
+    /// List sessions (the default)
+    Ls(List),
+    /// Show a session
+    Show(One),
+    /// Create a session
+    New(New),
+    /// Change what a session is told about itself
+    Set(Set),
+    /// Remove a destroyed session and all that was written of it
+    Rm(One),
+}
+
+#[derive(clap::Args)]
+struct List {
+    /// Only those that this agent runs
+    #[arg(long, value_name = "AGENT")]
+    agent: Option<String>,
+    /// Only the one of this name
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    /// Only those with this label
+    #[arg(long, value_name = "NAME=VALUE", value_parser = label)]
+    label: Vec<(String, String)>,
+    /// Only those in this state: open, retired, stopped or destroyed
+    #[arg(long, value_name = "STATE")]
+    state: Option<String>,
+    #[command(flatten)]
+    page: Page,
+    #[command(flatten)]
+    connection: Connection,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(clap::Args)]
+struct One {
+    /// The session: its id or name
+    session: String,
+    #[command(flatten)]
+    connection: Connection,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(clap::Args)]
+struct New {
+    /// Its name: 1 to 64 of A-Z a-z 0-9 _ - [default: none, only an id]
+    name: Option<String>,
+    /// The agent that runs it [default: the server's]
+    #[arg(long, value_name = "AGENT")]
+    agent: Option<String>,
+    /// A label to find it by
+    #[arg(long, value_name = "NAME=VALUE", value_parser = label)]
+    label: Vec<(String, String)>,
+    /// Peer requests with this intent start no runs
+    #[arg(long, value_name = "INTENT")]
+    silent_intent: Vec<String>,
+    /// Hear peers while it has no executor
+    #[arg(long)]
+    keep_alive: bool,
+    /// Its policy: a name, or name@version [default: the built-in one]
+    #[arg(long, value_name = "POLICY")]
+    policy: Option<String>,
+    #[command(flatten)]
+    connection: Connection,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(clap::Args)]
+#[group(id = "changes", required = true, multiple = true,
+        args = ["label", "no_labels", "silent_intent", "no_silent_intents", "keep_alive", "policy", "no_policy"])]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
+struct Set {
+    /// The session: its id or name
+    session: String,
+    /// Its labels from now on are these
+    #[arg(long, value_name = "NAME=VALUE", value_parser = label)]
+    label: Vec<(String, String)>,
+    /// No labels
+    #[arg(long, conflicts_with = "label")]
+    no_labels: bool,
+    /// Peer requests with these intents, and no others, start no runs
+    #[arg(long, value_name = "INTENT")]
+    silent_intent: Vec<String>,
+    /// All peer requests start runs
+    #[arg(long, conflicts_with = "silent_intent")]
+    no_silent_intents: bool,
+    /// Whether to hear peers while it has no executor
+    #[arg(long, value_name = "BOOL")]
+    keep_alive: Option<bool>,
+    /// Its policy from its next opening on: a name, or name@version
+    #[arg(long, value_name = "POLICY")]
+    policy: Option<String>,
+    /// The built-in policy
+    #[arg(long, conflicts_with = "policy")]
+    no_policy: bool,
+    #[command(flatten)]
+    connection: Connection,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(args: &Args) -> Result<(), Failure> {
+    match &args.verb {
+        None => list(&args.list),
+        Some(Verb::Ls(args)) => list(args),
+        Some(Verb::Show(args)) => {
+            one(&args.connection, args.json, async |client| Ok(client.session(&args.session).await?))
+        }
+        Some(Verb::New(args)) => one(&args.connection, args.json, async |client| new(&client, args).await),
+        Some(Verb::Set(args)) => one(&args.connection, args.json, async |client| {
+            Ok(client.update_session(&args.session, &changes(args)).await?)
+        }),
+        Some(Verb::Rm(args)) => {
+            let client = args.connection.client()?;
+            ask(async { Ok(client.delete_session(&args.session).await?) })
+        }
+    }
+}
+
+fn one(
+    connection: &Connection,
+    json: bool,
+    work: impl AsyncFnOnce(Client) -> Result<SessionView, Failure>,
+) -> Result<(), Failure> {
+    let client = connection.client()?;
+    let session = ask(work(client))?;
+    if json { output::document(&session) } else { output::fields(&session) }
+}
+
+fn list(args: &List) -> Result<(), Failure> {
+    let client = args.connection.client()?;
+    let filter = SessionFilter {
+        agent: args.agent.clone(),
+        name: args.name.clone(),
+        labels: args.label.clone(),
+        state: args.state.clone(),
+    };
+    let page = ask(async { Ok(client.sessions(&filter, &args.page.paging()).await?) })?;
+    if args.json {
+        return output::document(&page);
+    }
+    let row = |session: &SessionView| {
+        let name = session.name.clone().unwrap_or_default();
+        let agent = session.agent.clone().unwrap_or_default();
+        let state = output::word(&session.state);
+        let inputs = session.open_inputs.to_string();
+        [session.id.to_string(), name, agent, state, inputs, session.updated_at.to_string()]
+    };
+    output::table(["id", "name", "agent", "state", "open inputs", "updated at"], page.items.iter().map(row))?;
+    more(page.next_cursor.as_ref());
+    Ok(())
+}
+
+async fn new(client: &Client, args: &New) -> Result<SessionView, Failure> {
+    let settings = CreateSession {
+        id: None,
+        name: args.name.clone(),
+        agent: args.agent.clone(),
+        labels: args.label.iter().cloned().collect(),
+        silent_intents: args.silent_intent.clone(),
+        keep_alive: args.keep_alive,
+        policy: args.policy.clone(),
+    };
+    let (session, created) = client.create_session(&settings).await?;
+    if !created {
+        output::note("it was there, with the same settings");
+    }
+    Ok(session)
+}
+
+fn changes(args: &Set) -> UpdateSession {
+    let labels = (args.no_labels || !args.label.is_empty()).then(|| args.label.iter().cloned().collect());
+    let intents = (args.no_silent_intents || !args.silent_intent.is_empty()).then(|| args.silent_intent.clone());
+    let policy = match (args.no_policy, &args.policy) {
+        (true, _) => Some(None),
+        (false, Some(policy)) => Some(Some(policy.clone())),
+        (false, None) => None,
+    };
+    UpdateSession { labels, silent_intents: intents, keep_alive: args.keep_alive, policy }
+}

@@ -1,0 +1,47 @@
+//! `windlass backup` and `windlass restore`: how does a store get to safety, and back?
+
+use crate::{arguments::ask, failure::Failure, output, place::Place};
+use std::path::PathBuf;
+use windlass::{SqliteStore, sqlite};
+
+/// Copy the store to a new file, verified, beside a running server
+#[derive(clap::Args)]
+pub(crate) struct Backup {
+    /// The file to write; it must not exist
+    to: PathBuf,
+    #[command(flatten)]
+    place: Place,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+/// Put a backup in the place of the store, while no server runs
+#[derive(clap::Args)]
+pub(crate) struct Restore {
+    /// The backup
+    from: PathBuf,
+    /// Give up the store that is there; it is kept beside the new one
+    #[arg(long)]
+    overwrite: bool,
+    #[command(flatten)]
+    place: Place,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn backup(args: &Backup) -> Result<(), Failure> {
+    let file = args.place.existing_store()?;
+    let report = ask(async { Ok(SqliteStore::open_read_only(file)?.backup(&args.to).await?) })?;
+    if args.json { output::document(&report) } else { output::line(&report) }
+}
+
+pub(crate) fn restore(args: &Restore) -> Result<(), Failure> {
+    let file = args.place.store()?;
+    if let Some(folder) = file.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    let report = sqlite::restore(&args.from, &file, args.overwrite)?;
+    if args.json { output::document(&report) } else { output::line(&report) }
+}
