@@ -53,11 +53,11 @@ impl Session {
     /// Whether this input would come in if it were offered now: for those who prepare something for it outside, and
     /// should not if it is a duplicate or would be refused. Changes nothing, promises nothing.
     pub fn would_admit(&self, input: &Input, options: AcceptOptions) -> bool {
-        self.examine(input, options).is_ok()
+        self.examine(input, options, true).is_ok()
     }
 
     /// Everything about an input that is to be checked or decided. The error is the answer of one that does not come in.
-    fn examine(&self, input: &Input, options: AcceptOptions) -> Result<Examined, AcceptOutcome> {
+    fn examine(&self, input: &Input, options: AcceptOptions, limited: bool) -> Result<Examined, AcceptOutcome> {
         let fingerprint = fingerprint(input);
         // A retry must hear the first answer, so duplicates are found before the gate is, or a limit.
         self.find_duplicate(input, fingerprint)?;
@@ -76,7 +76,9 @@ impl Session {
         }
         check_pinned(input, &decision, options).map_err(rejected)?;
         let replaces = self.find_replaced(input, &decision);
-        self.check_limits(input, &decision, replaces).map_err(rejected)?;
+        if limited {
+            self.check_limits(input, &decision, replaces).map_err(rejected)?;
+        }
         if busy && decision.on_busy == OnBusy::Reject {
             return Err(rejected(RejectReason::Busy));
         }
@@ -90,7 +92,29 @@ impl Session {
         input: Input,
         options: AcceptOptions,
     ) -> Result<Accepted, AcceptOutcome> {
-        let Examined { fingerprint, policy_row, decision, front, replaces } = self.examine(&input, options)?;
+        let examined = self.examine(&input, options, true)?;
+        self.admit_examined(now, input, options, examined)
+    }
+
+    /// As [`Session::admit`], for what has a place that was kept for it.
+    pub(crate) fn admit_kept(
+        &mut self,
+        now: Timestamp,
+        input: Input,
+        options: AcceptOptions,
+    ) -> Result<Accepted, AcceptOutcome> {
+        let examined = self.examine(&input, options, false)?;
+        self.admit_examined(now, input, options, examined)
+    }
+
+    fn admit_examined(
+        &mut self,
+        now: Timestamp,
+        input: Input,
+        options: AcceptOptions,
+        examined: Examined,
+    ) -> Result<Accepted, AcceptOutcome> {
+        let Examined { fingerprint, policy_row, decision, front, replaces } = examined;
         if options.pinned && self.has_selectable(now) {
             return Err(AcceptOutcome::Rejected { reason: RejectReason::NotReady { state: self.state() } });
         }

@@ -4,9 +4,10 @@
 //! then effects to be performed. Both are plain data.
 
 use crate::{
-    Accepted, CompletionSeq, Decision, EffectKey, Entry, ExecutionKind, Incarnation, Input, InputId, InputState,
-    InvalidProfile, JsonText, OperationId, OperationReport, OperationSpec, OpsLifecycleError, Outcome, Profile,
-    RunApplyBoundary, RunBoundaryReceipt, RunId, RuntimeState, Seq, Terminal, Ticket, Timestamp,
+    Accepted, CompletionSeq, CorrelationId, Decision, Delivery, EffectKey, Entry, ExecutionKind, Incarnation, Input,
+    InputId, InputState, InvalidProfile, JsonText, OperationId, OperationReport, OperationSpec, OpsLifecycleError,
+    Outcome, Outgoing, Profile, RunApplyBoundary, RunBoundaryReceipt, RunId, RuntimeState, SendRefused, Seq, Terminal,
+    Ticket, Timestamp,
 };
 use serde::{Deserialize, Serialize};
 use std::{sync::Arc, time::Duration};
@@ -121,6 +122,22 @@ pub enum Event {
         ticket: Ticket,
         /// Up to here.
         seq: CompletionSeq,
+    },
+    /// An envelope is to be sent to a peer. Answer: [`Reply::Send`]; it may leave when that is given.
+    Send {
+        /// Names the answer.
+        ticket: Ticket,
+        /// The envelope.
+        outgoing: Arc<Outgoing>,
+    },
+    /// Whoever carries envelopes says what became of one. Answer: [`Reply::Send`].
+    Delivery {
+        /// Names the answer.
+        ticket: Ticket,
+        /// The envelope.
+        id: CorrelationId,
+        /// What.
+        delivery: Delivery,
     },
     /// One of the control verbs. Answer: [`Reply::Control`].
     Control {
@@ -319,6 +336,8 @@ pub enum Reply {
     Cancel(CancelOutcome),
     /// To the events of operations.
     Operation(Result<(), OpsLifecycleError>),
+    /// To [`Event::Send`] and [`Event::Delivery`].
+    Send(Result<(), SendRefused>),
     /// To [`Event::Control`].
     Control(Result<ControlReport, ControlRefused>),
 }
@@ -616,6 +635,8 @@ pub enum DueReason {
     Wake,
     /// Nobody has adopted an operation.
     OperationLost,
+    /// The time of something that was sent to a peer is up.
+    PeerDeadline,
 }
 
 /// When something happens, as people ask.

@@ -58,6 +58,9 @@ impl Session {
             Record::RunEnded(ended) => self.apply_ended(ended, &mut ends),
             Record::GateChanged { gate, reason: _ } => {
                 self.gate = *gate;
+                if *gate == Gate::Destroyed {
+                    self.apply_nothing_sent();
+                }
                 if matches!(gate, Gate::Stopped | Gate::Destroyed) && !self.open.is_empty() {
                     return Err("a stopped session has open inputs");
                 }
@@ -76,6 +79,7 @@ impl Session {
                 self.gate = Gate::Open;
                 self.context.clear();
                 self.apply_new_epoch();
+                self.apply_nothing_sent();
                 self.made += 1;
                 Ok(())
             }
@@ -84,6 +88,9 @@ impl Session {
                 Ok(())
             }
             Record::ProfileSet { profile } => self.apply_profile(profile),
+            Record::PeerSent(outgoing) => self.apply_sent(outgoing),
+            Record::PeerDelivered { id } => self.apply_delivered(*id),
+            Record::PeerGivenUp { id } => self.apply_given_up(*id),
             Record::Noted { note: _ } => Ok(()),
             operation => self.apply_operation(at, operation),
         }
@@ -124,6 +131,7 @@ impl Session {
         if let InputBody::Continuation(continuation) = &accepted.input.body {
             self.apply_wake(id, continuation);
         }
+        self.apply_answer(&accepted.input);
         self.index_open(&open);
         self.open.insert(id, open);
         if accepted.decision.deliver == Deliver::Ignore {

@@ -82,6 +82,7 @@ pub(crate) enum Purpose {
     Epoch = 2,
     RetryJitter = 3,
     Wake = 4,
+    PeerFailure = 5,
 }
 
 /// 16 bytes that depend only on (session, purpose, counter): the core's stand-in for randomness.

@@ -28,6 +28,7 @@ mod limits;
 pub mod notation;
 mod operation;
 mod ops;
+mod outbox;
 mod policy;
 mod profile;
 mod record;
@@ -49,6 +50,7 @@ pub use ids::{
 pub use input::*;
 pub use limits::Limits;
 pub use operation::*;
+pub use outbox::{DEADLINE_EXCEEDED, Delivery, Kept, Outgoing, OutgoingKind, SendRefused, answer_key};
 pub use policy::*;
 pub use profile::*;
 pub use record::*;

@@ -43,6 +43,9 @@ pub struct Limits {
     pub completions_kept: u32,
     /// How long an operation waits to be adopted after its producer's process has died.
     pub adopt_within: Duration,
+    /// Envelopes of one kind that a session may have under way: messages that have not arrived, requests that wait for
+    /// their answer.
+    pub outgoing: u32,
     /// Silent intents of one session.
     pub silent_intents: u32,
 }
@@ -68,6 +71,7 @@ impl Default for Limits {
             operations_kept: 256,
             completions_kept: 1_024,
             adopt_within: Duration::from_secs(60),
+            outgoing: 256,
             silent_intents: 256,
         }
     }

@@ -130,6 +130,8 @@ pub fn record(record: &Record, names: &dyn Names) -> String {
             line.word(entry.operation_id).word(status).field("completion", entry.seq.0)
         }
         Record::CompletionsApplied { seq } => line.word(seq.0),
+        Record::PeerSent(sent) => line.word(sent.id).word(snake(&format!("{:?}", sent.kind))).field("to", &sent.peer),
+        Record::PeerDelivered { id } | Record::PeerGivenUp { id } => line.word(id),
         Record::Noted { note } => line.word(note.get()),
     };
     line.0
@@ -169,6 +171,8 @@ pub fn reply(reply: &Reply, names: &dyn Names) -> String {
         Reply::Cancel(CancelOutcome::NoSuchRun) => line.word("no_such_run"),
         Reply::Operation(Ok(())) => line.word("done"),
         Reply::Operation(Err(refused)) => line.word("refused").quoted(&refused.to_string()),
+        Reply::Send(Ok(())) => line.word("kept"),
+        Reply::Send(Err(refused)) => line.word("refused").quoted(&refused.to_string()),
         Reply::Control(Ok(report)) => report_line(line.word("done"), *report),
         Reply::Control(Err(ControlRefused::State { state })) => {
             line.word("refused").field("state", runtime_state(*state))

@@ -4,9 +4,9 @@
 //! is the fold of its records and nothing else.
 
 use crate::{
-    AbandonReason, BlobId, CompletionEntry, CompletionSeq, ContentBlock, Decision, Gate, Incarnation, Input, InputId,
-    InputState, MediaSource, OperationId, OperationPeerHandle, OperationProgressUpdate, OperationSpec, OperationStatus,
-    Outcome, PendingTool, Profile, RunId, RunResult, RuntimeEpochId, Seq, Timestamp,
+    AbandonReason, BlobId, CompletionEntry, CompletionSeq, ContentBlock, CorrelationId, Decision, Gate, Incarnation,
+    Input, InputId, InputState, MediaSource, OperationId, OperationPeerHandle, OperationProgressUpdate, OperationSpec,
+    OperationStatus, Outcome, Outgoing, PendingTool, Profile, RunId, RunResult, RuntimeEpochId, Seq, Timestamp,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -144,6 +144,18 @@ pub enum Record {
         /// Up to here.
         seq: CompletionSeq,
     },
+    /// An envelope for a peer is kept, to be sent until it has arrived.
+    PeerSent(Arc<Outgoing>),
+    /// An envelope has arrived: its receiver has it on disk. A request now waits for its answer only.
+    PeerDelivered {
+        /// The envelope.
+        id: CorrelationId,
+    },
+    /// An envelope is over of which the session is not told.
+    PeerGivenUp {
+        /// The envelope.
+        id: CorrelationId,
+    },
     /// Somebody outside left a note in the feed. Changes nothing.
     Noted {
         /// The note.
@@ -177,6 +189,9 @@ impl Record {
             Record::OperationAdopted { .. } => "operation_adopted",
             Record::OperationEnded(_) => "operation_ended",
             Record::CompletionsApplied { .. } => "completions_applied",
+            Record::PeerSent(_) => "peer_sent",
+            Record::PeerDelivered { .. } => "peer_delivered",
+            Record::PeerGivenUp { .. } => "peer_given_up",
             Record::Noted { .. } => "noted",
         }
     }

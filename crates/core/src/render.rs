@@ -263,3 +263,10 @@ fn last_wins<T>(merged: &mut Option<T>, own: Option<T>) {
         *merged = own;
     }
 }
+
+/// How a model reads that a peer answered, or that something in its place did: `status` is `accepted`, `completed` or
+/// `failed`.
+pub fn response_text(from: &str, request: &str, status: &str, result: &Value) -> String {
+    let header = format!("[COMMS RESPONSE from {from} (to request: {request})]\nStatus: {status}");
+    if result.is_null() { header } else { format!("{header}\nResult: {result:#}") }
+}

@@ -11,6 +11,7 @@ use crate::{
     ids::derived_uuid,
     lanes::{Lanes, Slot},
     ops::Ops,
+    outbox::Outbox,
     window::{KeyHash, Remembered, Window},
 };
 use serde::{Deserialize, Serialize};
@@ -66,6 +67,7 @@ pub struct Session {
     pub(crate) made: u64,
     pub(crate) last_run: Option<RunId>,
     pub(crate) ops: Ops,
+    pub(crate) outbox: Outbox,
 
     // Indexes over `open`.
     pub(crate) lanes: Lanes,
@@ -150,6 +152,8 @@ pub struct Snapshot {
     last_run: Option<RunId>,
     #[serde(default, skip_serializing_if = "Ops::is_empty")]
     ops: Ops,
+    #[serde(default, skip_serializing_if = "Outbox::is_empty")]
+    outbox: Outbox,
 }
 
 impl Snapshot {
@@ -186,6 +190,7 @@ impl Session {
             made: 0,
             last_run: None,
             ops: Ops::default(),
+            outbox: Outbox::default(),
             lanes: Lanes::default(),
             keys: BTreeMap::new(),
             scopes: BTreeMap::new(),
@@ -283,6 +288,14 @@ impl Session {
                 self.on_applied(now, seq, step);
                 step.reply(ticket, Reply::Operation(Ok(())));
             }
+            Event::Send { ticket, outgoing } => {
+                let kept = self.on_send(now, outgoing, step);
+                step.reply(ticket, Reply::Send(kept));
+            }
+            Event::Delivery { ticket, id, delivery } => {
+                self.on_delivery(now, id, delivery, step);
+                step.reply(ticket, Reply::Send(Ok(())));
+            }
             Event::Control { ticket, verb } => {
                 let report = self.on_control(now, verb, step);
                 step.reply(ticket, Reply::Control(report));
@@ -292,6 +305,7 @@ impl Session {
         self.expire_aside(now, step);
         self.append_context(now, at_boundary, step);
         self.give_up_orphans(now, step);
+        self.end_overdue(now, step);
         self.wake_if_owed(now, step);
         // The one place where a run starts.
         self.start_run_if_ready(now, step);
@@ -314,7 +328,9 @@ impl Session {
         let expires = self.lanes.next_expiry().map(|at| Due { at, reason: DueReason::AsideExpires });
         let wake = self.wake_due().map(|at| Due { at, reason: DueReason::Wake }).filter(|_| runs && self.run.is_none());
         let lost = self.orphan_due().map(|at| Due { at, reason: DueReason::OperationLost });
-        retry.into_iter().chain(ripe).chain(expires).chain(wake).chain(lost).min_by_key(|due| due.at)
+        let unanswered = self.outgoing_due().map(|at| Due { at, reason: DueReason::PeerDeadline });
+        let work = retry.into_iter().chain(ripe).chain(expires).chain(wake);
+        work.chain(lost).chain(unanswered).min_by_key(|due| due.at)
     }
 
     /// The whole state, to recover from later.
@@ -339,6 +355,7 @@ impl Session {
             made: self.made,
             last_run: self.last_run,
             ops: self.ops.clone(),
+            outbox: self.outbox.clone(),
         }
     }
 
@@ -359,6 +376,7 @@ impl Session {
         (self.chain, self.orders) = (snapshot.chain, snapshot.orders);
         (self.made, self.last_run) = (snapshot.made, snapshot.last_run);
         self.ops = snapshot.ops.clone();
+        self.outbox = snapshot.outbox.clone();
         for open in &snapshot.open {
             self.index_open(open);
             self.open.insert(open.accepted.input.id(), open.clone());
@@ -475,7 +493,7 @@ impl Session {
         let ripe = self.lanes.next_ripe().map(|(at, _)| at);
         let runs = suspended.into_iter().chain(ripe).chain(self.last_asides_ripen());
         let runs = runs.filter(|_| !self.held && matches!(self.gate, Gate::Open | Gate::Retired));
-        let times = runs.chain(self.lanes.next_expiry()).chain(self.orphan_due());
+        let times = runs.chain(self.lanes.next_expiry()).chain(self.orphan_due()).chain(self.outgoing_due());
         // What is past is pending already.
         times.filter(|at| *at > self.last_at).min()
     }

@@ -8,11 +8,12 @@ mod common;
 use common::{Rig, START, input, input_id, prompt, session_id};
 use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 use windlass_core::{
-    AcceptOptions, BoundaryOutput, ChainHash, Control, ControlRefused, CorruptJournal, Decision, Deliver, Disposition,
-    Durability, Entry, Event, HandlingMode, InputKind, InputState, InvalidProfile, Join, JsonText, Limits, Merge,
-    OnBusy, OperationId, OperationKind, OperationPeerHandle, OperationProgressUpdate, OperationReport, OperationResult,
-    OperationSpec, Outcome, PendingTool, PolicyTable, Profile, ProfileField, Record, Reply, Row, RunEnd, RunReport,
-    RunResult, Seq, Session, SourceKind, Terminal, Ticket,
+    AcceptOptions, BoundaryOutput, ChainHash, Control, ControlRefused, CorrelationId, CorruptJournal, Decision,
+    Deliver, Delivery, Disposition, Durability, Entry, Event, HandlingMode, InputKind, InputState, InvalidProfile,
+    Join, JsonText, Limits, Merge, OnBusy, OperationId, OperationKind, OperationPeerHandle, OperationProgressUpdate,
+    OperationReport, OperationResult, OperationSpec, Outcome, Outgoing, OutgoingKind, PendingTool, PolicyTable,
+    Profile, ProfileField, Record, Reply, Row, RunEnd, RunReport, RunResult, Seq, Session, SourceKind, Terminal,
+    Ticket,
 };
 
 fn golden(name: &str) -> PathBuf {
@@ -211,23 +212,29 @@ fn the_first_format_is_read_and_written_for_ever() {
 /// Kinds of records that came later than the first format, each as it was first written.
 #[test]
 fn later_records_are_read_and_written_for_ever() {
-    let path = golden("journal-v1-profile.jsonl");
-    if !path.exists() && std::env::var_os("WINDLASS_REWRITE").is_some() {
-        let journal = a_told_life().journal;
-        let lines = journal.iter().map(|entry| serde_json::to_string(entry).unwrap() + "\n");
-        std::fs::write(&path, lines.collect::<String>()).unwrap();
+    let lives: [(&str, fn() -> Rig); 2] =
+        [("journal-v1-profile.jsonl", a_told_life), ("journal-v1-peers.jsonl", a_life_among_peers)];
+    for (file, life) in lives {
+        let path = golden(file);
+        if !path.exists() && std::env::var_os("WINDLASS_REWRITE").is_some() {
+            let lines = life().journal.into_iter().map(|entry| serde_json::to_string(&entry).unwrap() + "\n");
+            std::fs::write(&path, lines.collect::<String>()).unwrap();
+        }
+        let text = std::fs::read_to_string(&path).unwrap();
+        let entries = entries(&text);
+        for (line, entry) in text.lines().zip(&entries) {
+            assert_eq!(serde_json::to_string(entry).unwrap(), line);
+        }
+        let entries: Vec<_> = entries.into_iter().map(Arc::new).collect();
+        let life = life();
+        assert_eq!(life.journal, entries);
+        assert_eq!(recover(&entries).unwrap().snapshot(), life.session.snapshot());
     }
-    let text = std::fs::read_to_string(&path).unwrap();
-    let entries = entries(&text);
-    for (line, entry) in text.lines().zip(&entries) {
-        assert_eq!(serde_json::to_string(entry).unwrap(), line);
-    }
-    let entries: Vec<_> = entries.into_iter().map(Arc::new).collect();
-    assert_eq!(a_told_life().journal, entries);
-    let session = recover(&entries).unwrap();
+    let told = a_told_life();
+    let session = recover(&told.journal).unwrap();
     assert_eq!(session.profile().tenant.as_deref(), Some("acme"));
     assert_eq!(session.profile().labels.len(), 1, "the second telling replaced the first");
-    assert_eq!(session.created_at(), entries[0].at);
+    assert_eq!(session.created_at(), told.journal[0].at);
 }
 
 /// The life of a session that is told about itself, at its creation and later.
@@ -247,6 +254,25 @@ fn a_told_life() -> Rig {
     profile.labels.remove("tier");
     (profile.policy, profile.keep_alive) = (None, false);
     rig.control(Control::SetProfile(Arc::new(profile)));
+    rig
+}
+
+/// The life of a session that writes to peers: what it sends arrives, is given up, or is answered by the clock.
+fn a_life_among_peers() -> Rig {
+    let mut rig = Rig::new(Limits::default(), policy());
+    rig.open();
+    let id = |n: u128| CorrelationId::from_uuid(uuid::Uuid::from_u128(n));
+    let ticket = Ticket(1);
+    for (n, kind) in [(1, OutgoingKind::Message), (2, OutgoingKind::Request), (3, OutgoingKind::Response)] {
+        let until = rig.now + Duration::from_secs(300);
+        let envelope = JsonText::encode(&format!("envelope {n}")).unwrap();
+        let outgoing = Arc::new(Outgoing { id: id(n), kind, peer: "bob".into(), until, envelope });
+        rig.step(Event::Send { ticket, outgoing });
+    }
+    rig.step(Event::Delivery { ticket, id: id(1), delivery: Delivery::Delivered });
+    rig.step(Event::Delivery { ticket, id: id(2), delivery: Delivery::Delivered });
+    rig.step(Event::Delivery { ticket, id: id(3), delivery: Delivery::Withdrawn });
+    rig.wait();
     rig
 }
 

@@ -34,7 +34,7 @@ use tokio::{
 use tokio_util::sync::{CancellationToken, DropGuard};
 use windlass_core::{
     AcceptOutcome, AttemptId, Control, Effect, Entry, Event, Fence, Gate, InputId, InputKind, OpsLifecycleError,
-    Record, Reply, RunClosed, RunEnd, RunStart, Seq, Session, Step, Ticket, Timestamp,
+    Record, Reply, RunClosed, RunEnd, RunStart, SendRefused, Seq, Session, Step, Ticket, Timestamp,
 };
 
 pub(crate) struct Actor {
@@ -88,6 +88,7 @@ enum Asked {
     Cancel(Answer<windlass_core::CancelOutcome>),
     Control { verb: Ending, let_go: LetGo, reply: Answer<windlass_core::ControlReport> },
     Operation(Answer<Result<(), OpsLifecycleError>>),
+    Send(Answer<Result<(), SendRefused>>),
     Attach(Answer<Attachment>),
 }
 
@@ -282,6 +283,14 @@ impl Actor {
             Message::CompletionsApplied { seq, reply } => {
                 let ticket = self.ask(Asked::Operation(reply));
                 self.take_step(Event::CompletionsApplied { ticket, seq });
+            }
+            Message::Send { outgoing, reply } => {
+                let ticket = self.ask(Asked::Send(reply));
+                self.take_step(Event::Send { ticket, outgoing });
+            }
+            Message::Delivery { id, delivery, reply } => {
+                let ticket = self.ask(Asked::Send(reply));
+                self.take_step(Event::Delivery { ticket, id, delivery });
             }
             Message::Control { verb, reply } => self.control(verb, reply),
             Message::Create { new: _, made, reply } => self.looks.push(Looking::Created { made, reply }),
@@ -489,6 +498,7 @@ impl Actor {
             (Asked::Checkpoint(reply), Reply::Checkpoint(steering)) => drop(reply.send(Ok(steering))),
             (Asked::Boundary(reply), Reply::Boundary(receipt)) => drop(reply.send(Ok(receipt))),
             (Asked::Operation(reply), Reply::Operation(done)) => drop(reply.send(Ok(done))),
+            (Asked::Send(reply), Reply::Send(kept)) => drop(reply.send(Ok(kept))),
             (Asked::Cancel(reply), Reply::Cancel(outcome)) => drop(reply.send(Ok(outcome))),
             (Asked::Control { verb, let_go, reply }, Reply::Control(Ok(report))) => {
                 self.control_done(verb, let_go, report, reply);
@@ -577,6 +587,7 @@ impl Actor {
                 Asked::Checkpoint(reply) => drop(reply.send(Err(error()))),
                 Asked::Boundary(reply) => drop(reply.send(Err(error()))),
                 Asked::Operation(reply) => drop(reply.send(Err(error()))),
+                Asked::Send(reply) => drop(reply.send(Err(error()))),
                 Asked::Cancel(reply) => drop(reply.send(Err(error()))),
                 Asked::Control { reply, let_go, .. } => {
                     if let_go.by_hand.is_some() {

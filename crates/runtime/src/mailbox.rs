@@ -14,8 +14,9 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use windlass_core::{
     AcceptOptions, AcceptOutcome, Accepted, AttemptId, BoundaryOutput, CancelOutcome, CompletionSeq, Control,
-    ControlReport, Disposition, Input, InputId, OperationId, OperationReport, OperationSpec, OpsLifecycleError,
-    RunBoundaryReceipt, RunClosed, RunId, RunReport, RunStart, Session, WithdrawOutcome,
+    ControlReport, CorrelationId, Delivery, Disposition, Input, InputId, OperationId, OperationReport, OperationSpec,
+    OpsLifecycleError, Outgoing, RunBoundaryReceipt, RunClosed, RunId, RunReport, RunStart, SendRefused, Session,
+    WithdrawOutcome,
 };
 
 pub(crate) type Answer<T> = oneshot::Sender<Result<T, SessionError>>;
@@ -81,6 +82,17 @@ pub(crate) enum Message {
         made: bool,
         reply: Answer<bool>,
     },
+    /// Keep an envelope that is to be sent.
+    Send {
+        outgoing: Arc<Outgoing>,
+        reply: Answer<Result<(), SendRefused>>,
+    },
+    /// What became of an envelope.
+    Delivery {
+        id: CorrelationId,
+        delivery: Delivery,
+        reply: Answer<Result<(), SendRefused>>,
+    },
     /// Attach an executor by hand, unless one is.
     Attach {
         executor: Arc<dyn CoreExecutor>,
@@ -127,6 +139,7 @@ impl Message {
             | Message::Operation { reply, .. }
             | Message::TerminateOperations { reply, .. }
             | Message::CompletionsApplied { reply, .. } => tell(reply, error),
+            Message::Send { reply, .. } | Message::Delivery { reply, .. } => tell(reply, error),
             Message::Attach { reply, .. } => tell(reply, error),
             Message::Look { reply, .. } => reply(Err(error)),
             Message::Create { reply, .. } | Message::Watch { reply, .. } => tell(reply, error),

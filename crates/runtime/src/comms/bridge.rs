@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use windlass_core::{
     ContentBlock, CorrelationId, Durability, ExternalEvent, HandlingMode, IdempotencyKey, Input, InputBody, InputId,
     InputOrigin, InputState, Peer, PeerConvention, ProgressPhase, SupersessionKey, TerminalStatus, Timestamp,
+    answer_key,
 };
 
 /// How an interaction ended, for whoever injected it.
@@ -53,15 +54,23 @@ pub fn input_of(candidate: &PeerInputCandidate, id: InputId, now: Timestamp) -> 
         }
         _ => peer_input(interaction, id, now),
     };
-    input.header.idempotency_key = Some(idempotency_key(interaction));
+    input.header.idempotency_key = Some(idempotency_key(interaction, &input.body));
     input.header.correlation_id = Some(CorrelationId::from_uuid(interaction.id.0));
     Some(input)
 }
 
-/// The sender's key and the envelope's id, hashed, because names may hold what keys may not.
-fn idempotency_key(interaction: &InboxInteraction) -> IdempotencyKey {
-    let key = format!("peer-{}", hashed(interaction.from_key.as_str(), interaction.id.0.as_bytes()));
-    IdempotencyKey::new(key).expect("a hash in hex is visible ASCII")
+/// The sender's key and the envelope's id, hashed, because names may hold what keys may not. A terminal response has the
+/// one key of its request: the first to come is the answer.
+fn idempotency_key(interaction: &InboxInteraction, body: &InputBody) -> IdempotencyKey {
+    match (body, &interaction.content) {
+        (InputBody::Peer(_), InteractionContent::Response { in_reply_to, status, .. }) if status.is_terminal() => {
+            answer_key(CorrelationId::from_uuid(in_reply_to.0))
+        }
+        _ => {
+            let key = format!("peer-{}", hashed(interaction.from_key.as_str(), interaction.id.0.as_bytes()));
+            IdempotencyKey::new(key).expect("a hash in hex is visible ASCII")
+        }
+    }
 }
 
 fn hashed(name: &str, rest: &[u8]) -> blake3::Hash {

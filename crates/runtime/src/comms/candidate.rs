@@ -6,7 +6,7 @@
 use super::envelope::{Envelope, EnvelopeBody, EnvelopeId, PeerName, ResponseStatus};
 use serde_json::Value;
 use std::{collections::BTreeSet, fmt::Write as _};
-use windlass_core::{ContentBlock, HandlingMode};
+use windlass_core::{ContentBlock, HandlingMode, render};
 
 /// A receiver's rules.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -270,9 +270,7 @@ fn rendered(id: EnvelopeId, from: &PeerName, content: &InteractionContent) -> St
             write!(text, "\n\nAnswer it with send_response: peer \"{from}\", in reply to request \"{id}\".")
         }
         InteractionContent::Response { in_reply_to, status, result } => {
-            let status = status.as_str();
-            let _ = write!(text, "[COMMS RESPONSE from {from} (to request: {in_reply_to})]\nStatus: {status}");
-            if result.is_null() { Ok(()) } else { write!(text, "\nResult: {result:#}") }
+            return render::response_text(from.as_str(), &in_reply_to.to_string(), status.as_str(), result);
         }
     };
     text

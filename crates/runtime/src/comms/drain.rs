@@ -5,7 +5,7 @@
 
 use super::{
     bridge::{InteractionEvent, event_of, input_of},
-    candidate::PeerInputClass,
+    candidate::{InteractionContent, PeerInputClass},
     envelope::EnvelopeId,
     inbox::Claim,
     seam::{CommsRuntime, Refusal},
@@ -141,6 +141,16 @@ impl DrainTask {
                     RejectReason::NotReady { state } if state != RuntimeState::Destroyed => None,
                     // Aside empties with the next run only, which what stands behind may be the one to start.
                     RejectReason::QueueFull { lane, .. } if lane != Lane::Aside => None,
+                    RejectReason::IdempotencyConflict { .. } => {
+                        if let InteractionContent::Response { .. } = candidate.interaction.content {
+                            Some(Refusal::request_over())
+                        } else {
+                            // The same sender and envelope, shown differently by now: the first copy stands.
+                            self.acknowledge(claim).await;
+                            self.comms.mark_interaction_complete(interaction);
+                            return Settled::Yes;
+                        }
+                    }
                     reason => Some(Refusal::from(&reason)),
                 },
                 Ok(admitted) => {
@@ -194,7 +204,7 @@ impl DrainTask {
             tracing::warn!(session = %self.session, %error, "envelope not refused");
             retry.wait().await;
         }
-        tracing::debug!(session = %self.session, code = refusal.code, "envelope refused");
+        tracing::debug!(session = %self.session, code = %refusal.code, "envelope refused");
         let (comms, interaction) = (Arc::clone(&self.comms), claim.candidate.interaction.id);
         if !comms.is_subscribed(interaction) {
             return comms.mark_interaction_complete(interaction);
@@ -263,7 +273,7 @@ async fn tell(comms: &dyn CommsRuntime, interaction: EnvelopeId, event: Interact
     comms.mark_interaction_complete(interaction);
 }
 
-struct Backoff(Duration);
+pub(super) struct Backoff(Duration);
 
 impl Default for Backoff {
     fn default() -> Self {
@@ -272,7 +282,7 @@ impl Default for Backoff {
 }
 
 impl Backoff {
-    async fn wait(&mut self) {
+    pub(super) async fn wait(&mut self) {
         tokio::time::sleep(self.0).await;
         self.0 = (self.0 * 2).min(RETRY_LONGEST);
     }

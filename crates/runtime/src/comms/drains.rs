@@ -5,6 +5,7 @@
 
 use super::{
     drain::{self, DrainTask},
+    outbox::{KeptEnvelope, Outbox},
     seam::{CommsRuntime, Refusal},
 };
 use crate::{RuntimeSessionAdapter, error::SessionError, shared::Shared};
@@ -91,6 +92,7 @@ impl Drains {
         state: RuntimeState,
         keep_alive: bool,
         comms: Option<Arc<dyn CommsRuntime>>,
+        kept: Vec<KeptEnvelope>,
     ) -> bool {
         self.used.store(true, Ordering::Relaxed);
         let mut table = self.table();
@@ -103,6 +105,10 @@ impl Drains {
             task: None,
             failures: 0,
         });
+        let new = comms.as_ref().filter(|new| context.comms.as_ref().is_none_or(|known| !Arc::ptr_eq(known, new)));
+        if let Some(new) = new {
+            new.bound(Outbox::new(shared, session), kept);
+        }
         (context.keep_alive, context.comms, context.state) = (keep_alive, comms, state);
         self.reconcile(shared, &mut table, session)
     }
@@ -193,6 +199,11 @@ impl Drains {
         }
     }
 
+    /// Cancelled when the runtime ends.
+    pub(super) fn over(&self) -> CancellationToken {
+        self.over.clone()
+    }
+
     /// Ends every drain and begins no other.
     pub(crate) fn end(&self) {
         self.over.cancel();
@@ -276,7 +287,11 @@ impl RuntimeSessionAdapter {
         let Some(handle) = self.find(session).await? else { return Ok(false) };
         let shared = Arc::clone(&self.shared);
         // Within the session's own turn, so that no change of its state can fall in between.
-        handle.look(move |known| shared.drains.configure(&shared, session, known.state(), keep_alive, comms)).await
+        let configure = move |known: &windlass_core::Session| {
+            let kept = known.outgoing().filter_map(KeptEnvelope::read).collect();
+            shared.drains.configure(&shared, session, known.state(), keep_alive, comms, kept)
+        };
+        handle.look(configure).await
     }
 
     /// Whether a session has comms.

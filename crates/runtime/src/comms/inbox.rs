@@ -110,17 +110,20 @@ impl Inbox {
         self.entries().waiting.iter().take(most).cloned().collect()
     }
 
-    /// Takes entries out; unknown ones are passed over.
-    pub fn acknowledge(&self, receipts: &[Receipt]) {
+    /// Takes entries out and hands out what was there; unknown ones are passed over.
+    pub fn acknowledge(&self, receipts: &[Receipt]) -> Vec<Claim> {
         let mut entries = self.entries();
+        let mut taken = Vec::with_capacity(receipts.len());
         for receipt in receipts {
             // Receipts rise along the queue.
             if let Ok(at) = entries.waiting.binary_search_by_key(receipt, |entry| entry.receipt)
                 && let Some(entry) = entries.waiting.remove(at)
             {
                 entries.bytes -= entry.candidate.interaction.bytes();
+                taken.push(entry);
             }
         }
+        taken
     }
 
     /// Returns when something may have been put in since the last claim began. Cancel-safe. For one waiter.

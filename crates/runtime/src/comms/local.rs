@@ -8,20 +8,23 @@ use super::{
     bridge::InteractionEvent,
     candidate::{Ingress, PlainEvent},
     command::CommsCommand,
-    envelope::{EnvelopeId, PeerName},
+    counters::{PeerCounters, PeerCounts},
+    envelope::{Envelope, EnvelopeId, PeerName},
     inbox::{Claim, Inbox, InboxRoom, Receipt},
-    network::{Counts, Member, MemberState, Network, end_overdue, lock},
+    network::{Member, MemberState, Network, end_overdue, lock},
+    outbox::{Arrival, KeptEnvelope, Outbox},
     seam::{CommsError, CommsRuntime, PeerEntry, Refusal, SendError, SendReceipt, TrustedPeer},
 };
 use async_trait::async_trait;
 use std::{
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex},
     time::Duration,
 };
-use tokio::sync::{Notify, oneshot};
+use tokio::{
+    sync::{Notify, oneshot},
+    time::Instant,
+};
+use windlass_core::Delivery;
 
 /// Bounds of a network.
 #[derive(Clone, Copy, Debug)]
@@ -70,25 +73,6 @@ pub enum JoinError {
     },
 }
 
-/// What a network refused and ended since it began.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Envelopes put into inboxes.
-    pub delivered: u64,
-    /// Envelopes of senders that are not trusted.
-    pub untrusted: u64,
-    /// Envelopes for inboxes without room, or closed.
-    pub no_room: u64,
-    /// Envelopes that would have gone on with a loop.
-    pub loops: u64,
-    /// Responses to requests that were over, or somebody else's.
-    pub late: u64,
-    /// Requests that the network ended, because their receiver did not.
-    pub ended_for: u64,
-    /// Envelopes that a session did not take.
-    pub refused: u64,
-}
-
 /// The sessions of one process that may write to each other. Cheap to clone.
 #[derive(Clone)]
 pub struct LocalNetwork {
@@ -125,7 +109,7 @@ impl LocalNetwork {
             members: Mutex::default(),
             deadlines: Mutex::default(),
             earlier: Arc::new(Notify::new()),
-            counts: Counts::default(),
+            counts: PeerCounts::default(),
         });
         tokio::spawn(end_overdue(Arc::downgrade(&network), Arc::clone(&network.earlier)));
         LocalNetwork { network }
@@ -155,19 +139,9 @@ impl LocalNetwork {
         Ok(Arc::new(LocalPeer { network: Arc::clone(&self.network), member }))
     }
 
-    /// What was refused and ended so far.
-    pub fn counters(&self) -> Counters {
-        let counts = &self.network.counts;
-        let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        Counters {
-            delivered: of(&counts.delivered),
-            untrusted: of(&counts.untrusted),
-            no_room: of(&counts.no_room),
-            loops: of(&counts.loops),
-            late: of(&counts.late),
-            ended_for: of(&counts.ended_for),
-            refused: of(&counts.refused),
-        }
+    /// What was let in, turned away and ended so far.
+    pub fn counters(&self) -> PeerCounters {
+        self.network.counts.read()
     }
 }
 
@@ -226,6 +200,18 @@ impl LocalPeer {
     }
 }
 
+impl LocalPeer {
+    /// Carries an envelope as often as it is called. When it is admitted, the receiver's comms say so.
+    fn carrier(
+        &self,
+        envelope: Envelope,
+        within: Duration,
+    ) -> impl Fn() -> std::future::Ready<Result<Arrival, SendError>> + Send + Sync + 'static {
+        let (network, member, until) = (Arc::clone(&self.network), Arc::clone(&self.member), Instant::now() + within);
+        move || std::future::ready(network.carry(&member, &envelope, until).map(|()| Arrival::Waiting))
+    }
+}
+
 impl Drop for LocalPeer {
     fn drop(&mut self) {
         self.leave();
@@ -260,7 +246,35 @@ impl CommsRuntime for LocalPeer {
                 let event = PlainEvent { content, handling_mode, ..PlainEvent::new(source, "") };
                 Ok(SendReceipt::InputAccepted { interaction_id: self.inject(event)? })
             }
-            CommsCommand::Peer { to, body, causes } => self.network.send(&self.member, &to, body, &causes),
+            CommsCommand::Peer { to, body, causes } => {
+                let envelope = self.network.envelope(&self.member, &to, body, &causes)?;
+                let receipt = SendReceipt::of(&envelope, false);
+                let within = self.network.rules.request_deadline;
+                let outbox = self.member.state().outbox.clone();
+                match outbox.and_then(|outbox| Some((outbox.now()?, outbox))) {
+                    Some((now, outbox)) => {
+                        let kept = KeptEnvelope::new(envelope.clone(), to, now, within);
+                        outbox.send(kept, self.carrier(envelope, within)).await?;
+                    }
+                    None => self.network.carry(&self.member, &envelope, Instant::now() + within)?,
+                }
+                Ok(receipt)
+            }
+        }
+    }
+
+    fn bound(&self, outbox: Outbox, kept: Vec<KeptEnvelope>) {
+        self.member.state().outbox = Some(outbox.clone());
+        let Some(now) = outbox.now() else { return };
+        for kept in kept {
+            let within = kept.until.since(now);
+            if !kept.delivered {
+                outbox.carry_on(&kept, self.carrier(kept.envelope.clone(), within));
+            } else if let Err(error) = self.network.expect_answer(&self.member, &kept.envelope, Instant::now() + within)
+            {
+                // Its session ends it when its time is up.
+                tracing::warn!(peer = %self.member.name, %error, "the answer to a request will not be let in");
+            }
         }
     }
 
@@ -269,7 +283,9 @@ impl CommsRuntime for LocalPeer {
     }
 
     async fn acknowledge(&self, receipts: &[Receipt]) -> Result<(), CommsError> {
-        self.member.inbox.acknowledge(receipts);
+        for claim in self.member.inbox.acknowledge(receipts) {
+            self.network.report(&claim, &Delivery::Delivered);
+        }
         Ok(())
     }
 

@@ -6,18 +6,20 @@
 //!
 //! [`CommsRuntime`] is the seam: an inbox and a way to send. What waits in an inbox stays there until a session has it
 //! on disk; a drain that dies in between finds it again, and the session tells the second copy by its idempotency key.
-//! [`LocalNetwork`] joins the sessions of one process.
+//! What is sent is in the sender's journal before it leaves ([`Outbox`]), so inboxes may be memory. [`LocalNetwork`] joins the sessions of one process.
 
 mod bridge;
 mod candidate;
 mod chain;
 mod command;
+mod counters;
 mod drain;
 mod drains;
 mod envelope;
 mod inbox;
 mod local;
 mod network;
+mod outbox;
 mod seam;
 
 pub use bridge::{InteractionEvent, event_of, input_of};
@@ -27,9 +29,11 @@ pub use candidate::{
 };
 pub use chain::{Chains, causes_of};
 pub use command::{CommandError, CommsCommand, CommsCommandRequest};
+pub use counters::{PeerCounters, PeerCounts};
 pub use envelope::{ChainId, Envelope, EnvelopeBody, EnvelopeId, InvalidPeerName, MAX_HOPS, PeerName, ResponseStatus};
 pub use inbox::{Claim, Inbox, InboxError, InboxRoom, Receipt};
-pub use local::{Counters, Interaction, JoinError, LocalNetwork, LocalPeer, NetworkRules, PeerRules};
+pub use local::{Interaction, JoinError, LocalNetwork, LocalPeer, NetworkRules, PeerRules};
+pub use outbox::{Arrival, KeptEnvelope, Outbox};
 pub use seam::{CommsError, CommsRuntime, PeerEntry, Refusal, SendError, SendReceipt, TrustedPeer};
 
 pub(crate) use drains::Drains;

@@ -4,42 +4,31 @@ use super::{
     bridge::InteractionEvent,
     candidate::{Ingress, InteractionContent, PeerInputCandidate, PeerInputClass, SenderNames, Untrusted},
     chain::Chains,
+    counters::PeerCounts,
     envelope::{ChainId, Envelope, EnvelopeBody, EnvelopeId, MAX_HOPS, PeerName, ResponseStatus},
     inbox::{Claim, Inbox, InboxError},
     local::NetworkRules,
-    seam::{Refusal, SendError, SendReceipt},
+    outbox::Outbox,
+    seam::{Refusal, SendError},
 };
 use serde_json::json;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 use tokio::{
     sync::{Notify, oneshot},
     time::Instant,
 };
-
-#[derive(Default)]
-pub(super) struct Counts {
-    pub(super) delivered: AtomicU64,
-    pub(super) untrusted: AtomicU64,
-    pub(super) no_room: AtomicU64,
-    pub(super) loops: AtomicU64,
-    pub(super) late: AtomicU64,
-    pub(super) ended_for: AtomicU64,
-    pub(super) refused: AtomicU64,
-}
+use windlass_core::{DEADLINE_EXCEEDED, Delivery};
 
 pub(super) struct Network {
     pub(super) rules: NetworkRules,
     pub(super) members: Mutex<BTreeMap<PeerName, Arc<Member>>>,
     pub(super) deadlines: Mutex<BTreeSet<(Instant, PeerName, EnvelopeId)>>,
     pub(super) earlier: Arc<Notify>,
-    pub(super) counts: Counts,
+    pub(super) counts: PeerCounts,
 }
 
 pub(super) struct Member {
@@ -53,6 +42,8 @@ pub(super) struct Member {
 
 #[derive(Default)]
 pub(super) struct MemberState {
+    /// Where its session keeps what it sends, once it has one.
+    pub(super) outbox: Option<Outbox>,
     pub(super) ingress: Ingress,
     /// By key; here a key is the name of a member.
     pub(super) trusted: BTreeMap<PeerName, PeerName>,
@@ -71,37 +62,34 @@ pub(super) struct Asked {
 }
 
 impl Network {
-    pub(super) fn send(
+    /// The envelope that a command becomes, and its receiver as the sender calls it.
+    pub(super) fn envelope(
         &self,
-        sender: &Arc<Member>,
+        sender: &Member,
         to: &PeerName,
         body: EnvelopeBody,
         causes: &[EnvelopeId],
-    ) -> Result<SendReceipt, SendError> {
+    ) -> Result<Envelope, SendError> {
         body.validate().map_err(|error| SendError::Validation(error.to_string()))?;
         let receiver = self.receiver(sender, to)?;
         let (chain, hops) = sender.state().chains.after(&body, causes);
-        let is_response = matches!(body, EnvelopeBody::Response { .. });
         // An answer ends something; only what asks for more can go round for ever.
-        if hops > MAX_HOPS && !is_response {
-            self.count(|counts| &counts.loops);
-            return Err(SendError::LoopDetected { hops, limit: MAX_HOPS });
+        if hops > MAX_HOPS && !matches!(body, EnvelopeBody::Response { .. }) {
+            return Err(self.turned_away(SendError::LoopDetected { hops, limit: MAX_HOPS }));
         }
         let (from, to) = (sender.name.clone(), receiver.name.clone());
-        let envelope = Envelope { id: EnvelopeId::new(), from, to, chain, hops, body };
-        let id = envelope.id;
+        Ok(Envelope { id: EnvelopeId::new(), from, to, chain, hops, body })
+    }
+
+    /// Puts an envelope into its receiver's inbox. Carried twice, it is there twice, and its session takes it once.
+    pub(super) fn carry(&self, sender: &Member, envelope: &Envelope, until: Instant) -> Result<(), SendError> {
+        let receiver = lock(&self.members).get(&envelope.to).cloned();
+        let receiver = receiver.ok_or_else(|| SendError::PeerOffline(envelope.to.clone()))?;
         match envelope.body {
-            EnvelopeBody::Message { .. } => {
-                self.deliver(sender, &receiver, &envelope)?;
-                Ok(SendReceipt::PeerMessageSent { envelope_id: id })
-            }
-            EnvelopeBody::Request { .. } => {
-                self.ask(sender, &receiver, &envelope)?;
-                Ok(SendReceipt::PeerRequestSent { request_id: id })
-            }
+            EnvelopeBody::Message { .. } => self.deliver(sender, &receiver, envelope),
+            EnvelopeBody::Request { .. } => self.ask(sender, &receiver, envelope, until),
             EnvelopeBody::Response { in_reply_to, status, .. } => {
-                self.answer(sender, &receiver, &envelope, in_reply_to, status)?;
-                Ok(SendReceipt::PeerResponseSent { envelope_id: id, in_reply_to })
+                self.answer(sender, &receiver, envelope, in_reply_to, status)
             }
         }
     }
@@ -116,17 +104,8 @@ impl Network {
         })
     }
 
-    fn ask(&self, sender: &Arc<Member>, receiver: &Arc<Member>, envelope: &Envelope) -> Result<(), SendError> {
-        let deadline = Instant::now() + self.rules.request_deadline;
-        {
-            let mut state = sender.state();
-            if state.asked.len() >= self.rules.requests {
-                return Err(SendError::TooManyRequests { limit: self.rules.requests });
-            }
-            let Envelope { chain, hops, .. } = *envelope;
-            state.asked.insert(envelope.id, Asked { of: receiver.name.clone(), deadline, chain, hops });
-        }
-        lock(&self.deadlines).insert((deadline, sender.name.clone(), envelope.id));
+    fn ask(&self, sender: &Member, receiver: &Member, envelope: &Envelope, deadline: Instant) -> Result<(), SendError> {
+        self.expect_answer(sender, envelope, deadline)?;
         receiver.state().owed.insert(envelope.id, sender.name.clone());
         if let Err(error) = self.deliver(sender, receiver, envelope) {
             receiver.state().owed.remove(&envelope.id);
@@ -134,6 +113,25 @@ impl Network {
             // If the receiver went away meanwhile, the answer to that is on its way, and it is one answer only.
             return if sender.state().asked.remove(&envelope.id).is_some() { Err(error) } else { Ok(()) };
         }
+        self.earlier.notify_one();
+        Ok(())
+    }
+
+    /// From now on a request waits for its answer.
+    pub(super) fn expect_answer(
+        &self,
+        sender: &Member,
+        envelope: &Envelope,
+        deadline: Instant,
+    ) -> Result<(), SendError> {
+        let mut state = sender.state();
+        if state.asked.len() >= self.rules.requests {
+            return Err(SendError::TooManyRequests { limit: self.rules.requests });
+        }
+        let Envelope { chain, hops, .. } = *envelope;
+        state.asked.insert(envelope.id, Asked { of: envelope.to.clone(), deadline, chain, hops });
+        drop(state);
+        lock(&self.deadlines).insert((deadline, sender.name.clone(), envelope.id));
         self.earlier.notify_one();
         Ok(())
     }
@@ -149,9 +147,15 @@ impl Network {
         let asked = {
             let mut state = receiver.state();
             if state.asked.get(&request).is_none_or(|asked| asked.of != sender.name) {
+                // What a session has asked in an earlier life is known once it is bound.
+                let is_bound = state.outbox.is_some();
                 drop(state);
-                self.count(|counts| &counts.late);
-                return Err(SendError::RequestClosed(request));
+                let closed = SendError::RequestClosed(request);
+                return Err(if is_bound {
+                    self.turned_away(closed)
+                } else {
+                    SendError::PeerOffline(receiver.name.clone())
+                });
             }
             if !status.is_terminal() {
                 drop(state);
@@ -163,7 +167,7 @@ impl Network {
             state.chains.remember(envelope);
             state.asked.remove(&request)
         };
-        self.count(|counts| &counts.delivered);
+        self.counts.take();
         sender.state().owed.remove(&request);
         if let Some(asked) = asked {
             lock(&self.deadlines).remove(&(asked.deadline, receiver.name.clone(), request));
@@ -176,7 +180,7 @@ impl Network {
         let candidate = state.classify(envelope, sender).map_err(|_| self.untrusted(receiver))?;
         receiver.inbox.offer(candidate).map_err(|error| self.no_room(error, &receiver.name))?;
         state.chains.remember(envelope);
-        self.count(|counts| &counts.delivered);
+        self.counts.take();
         Ok(())
     }
 
@@ -201,7 +205,7 @@ impl Network {
             state.chains.remember(&envelope);
             (asked, candidate.ok().map(|candidate| member.inbox.offer_awaited(candidate)))
         };
-        self.count(|counts| &counts.ended_for);
+        self.counts.end_for();
         lock(&self.deadlines).remove(&(asked.deadline, whose.clone(), request));
         if let Some(receiver) = lock(&self.members).get(&asked.of).cloned() {
             receiver.state().owed.remove(&request);
@@ -213,10 +217,11 @@ impl Network {
 
     /// Tells the sender of an envelope that a session did not take it.
     pub(super) fn tell_refused(&self, member: &Member, claim: &Claim, refusal: &Refusal) {
-        self.count(|counts| &counts.refused);
+        self.counts.refuse(refusal.code.clone());
         let interaction = &claim.candidate.interaction;
         match (&interaction.content, claim.candidate.class) {
-            (_, PeerInputClass::PlainEvent) | (InteractionContent::Response { .. }, _) => {}
+            (_, PeerInputClass::PlainEvent) => {}
+            (InteractionContent::Response { .. }, _) => self.report(claim, &Delivery::Withdrawn),
             (InteractionContent::Request { .. }, _) => self.end_request(&interaction.from_key, interaction.id, refusal),
             (InteractionContent::Message { .. }, _) => {
                 let Some(sender) = lock(&self.members).get(&interaction.from_key).cloned() else { return };
@@ -228,6 +233,18 @@ impl Network {
                     tracing::warn!(peer = %sender.name, %error, "a sender could not be told of a refusal");
                 }
             }
+        }
+    }
+
+    /// Tells whoever sent what was claimed, and keeps it, what became of it.
+    pub(super) fn report(&self, claim: &Claim, delivery: &Delivery) {
+        if claim.candidate.class == PeerInputClass::PlainEvent {
+            return;
+        }
+        let interaction = &claim.candidate.interaction;
+        let sender = lock(&self.members).get(&interaction.from_key).cloned();
+        if let Some(outbox) = sender.and_then(|sender| sender.state().outbox.clone()) {
+            outbox.report_soon(interaction.id, delivery.clone());
         }
     }
 
@@ -261,20 +278,20 @@ impl Network {
     }
 
     fn untrusted(&self, receiver: &Member) -> SendError {
-        self.count(|counts| &counts.untrusted);
-        SendError::PeerNotSendable(receiver.name.clone())
+        self.turned_away(SendError::PeerNotSendable(receiver.name.clone()))
     }
 
     pub(super) fn no_room(&self, error: InboxError, of: &PeerName) -> SendError {
-        self.count(|counts| &counts.no_room);
-        match error {
+        self.turned_away(match error {
             InboxError::Full => SendError::InboxFull(of.clone()),
             InboxError::Closed => SendError::InputClosed(of.clone()),
-        }
+        })
     }
 
-    fn count(&self, which: impl FnOnce(&Counts) -> &AtomicU64) {
-        which(&self.counts).fetch_add(1, Ordering::Relaxed);
+    /// Counts what is not let in.
+    fn turned_away(&self, error: SendError) -> SendError {
+        self.counts.refuse(error.code().to_owned().into());
+        error
     }
 }
 
@@ -302,10 +319,7 @@ fn failure(in_reply_to: EnvelopeId, refusal: &Refusal) -> EnvelopeBody {
 
 /// Ends requests whose time is up. Ends with the network.
 pub(super) async fn end_overdue(network: Weak<Network>, earlier: Arc<Notify>) {
-    let refusal = Refusal {
-        code: "deadline_exceeded".into(),
-        reason: "the peer did not answer in time; it may be busy or gone".into(),
-    };
+    let refusal = Refusal { code: DEADLINE_EXCEEDED.0.into(), reason: DEADLINE_EXCEEDED.1.into() };
     loop {
         let next = {
             let Some(network) = network.upgrade() else { return };

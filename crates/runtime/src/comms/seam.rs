@@ -3,11 +3,13 @@
 use super::{
     bridge::InteractionEvent,
     command::CommsCommand,
-    envelope::{EnvelopeId, InvalidPeerName, PeerName},
+    envelope::{Envelope, EnvelopeBody, EnvelopeId, InvalidPeerName, PeerName},
     inbox::{Claim, Receipt},
+    outbox::{KeptEnvelope, Outbox},
 };
 use async_trait::async_trait;
-use windlass_core::RejectReason;
+use std::borrow::Cow;
+use windlass_core::{RejectReason, SendRefused};
 
 /// The comms of one session: an inbox, and a way to send.
 ///
@@ -42,13 +44,18 @@ pub trait CommsRuntime: Send + Sync + 'static {
         Vec::new()
     }
 
-    /// Does what a session's tools ask for. When it answers, the other side has it in its inbox.
+    /// Does what a session's tools ask for. When it answers, the other side has it; or, if the receipt says that it is
+    /// not admitted yet, it is kept here or there until it is, and the session is told if it never comes to that.
     ///
     /// # Errors
     /// [`SendError`]: nothing was sent, unless it is [`SendError::Internal`].
     async fn send(&self, _command: CommsCommand) -> Result<SendReceipt, SendError> {
         Err(SendError::Unsupported)
     }
+
+    /// From now on this session's: where what it sends is kept, and what it has sent in earlier lives that is not over.
+    /// Requests among it wait for answers again, and what has not arrived is to be carried again. Never waits.
+    fn bound(&self, _outbox: Outbox, _kept: Vec<KeptEnvelope>) {}
 
     /// The first entries of the inbox, in order; they stay there.
     ///
@@ -118,23 +125,37 @@ pub enum SendReceipt {
         /// Names it.
         interaction_id: EnvelopeId,
     },
-    /// A message is in its receiver's inbox.
+    /// A message is on its way.
     PeerMessageSent {
-        /// Names it.
+        /// Names it. If it is refused or its time runs out, a failed response to this id tells so.
         envelope_id: EnvelopeId,
+        /// Whether its receiver has it on disk already.
+        acked: bool,
     },
-    /// A request is in its receiver's inbox. It gets one terminal response, whatever becomes of the receiver.
+    /// A request is on its way. It gets one terminal response, whatever becomes of either side.
     PeerRequestSent {
         /// Names the request in its responses; the envelope's id.
         request_id: EnvelopeId,
     },
-    /// A response is in its receiver's inbox.
+    /// A response is on its way.
     PeerResponseSent {
         /// Names it.
         envelope_id: EnvelopeId,
         /// The request.
         in_reply_to: EnvelopeId,
     },
+}
+
+impl SendReceipt {
+    /// Of an envelope that is on its way.
+    pub fn of(envelope: &Envelope, acked: bool) -> SendReceipt {
+        let envelope_id = envelope.id;
+        match envelope.body {
+            EnvelopeBody::Message { .. } => SendReceipt::PeerMessageSent { envelope_id, acked },
+            EnvelopeBody::Request { .. } => SendReceipt::PeerRequestSent { request_id: envelope_id },
+            EnvelopeBody::Response { in_reply_to, .. } => SendReceipt::PeerResponseSent { envelope_id, in_reply_to },
+        }
+    }
 }
 
 /// Why nothing was sent.
@@ -173,6 +194,15 @@ pub enum SendError {
         /// The most allowed.
         limit: usize,
     },
+    /// The session that sends does not keep it.
+    #[error("{}: {_0}", .0.code())]
+    NotKept(SendRefused),
+    /// It may have arrived, or not. Sent again under the same id, it arrives once.
+    #[error("peer_offline: {0} gave no answer that could be read; it may have heard all the same")]
+    Undecided(PeerName),
+    /// The receiver's session does not take it.
+    #[error("{}: {}", .0.code, .0.reason)]
+    Refused(Refusal),
     /// These comms cannot do that.
     #[error("unsupported: these comms cannot do that")]
     Unsupported,
@@ -186,10 +216,12 @@ pub enum SendError {
 
 impl SendError {
     /// Its stable code.
-    pub fn code(&self) -> &'static str {
+    pub fn code(&self) -> &str {
         match self {
+            SendError::NotKept(refused) => refused.code(),
+            SendError::Refused(refusal) => &refusal.code,
             SendError::PeerNotFound(_) | SendError::PeerNotSendable(_) => "peer_unknown",
-            SendError::PeerOffline(_) => "peer_offline",
+            SendError::PeerOffline(_) | SendError::Undecided(_) => "peer_offline",
             SendError::InboxFull(_) => "queue_full",
             SendError::InputClosed(_) | SendError::RequestClosed(_) => "session_state_conflict",
             SendError::LoopDetected { .. } => "loop_detected",
@@ -198,6 +230,20 @@ impl SendError {
             SendError::Validation(_) => "schema_violation",
             SendError::Internal(_) => "internal",
         }
+    }
+
+    /// Whether carrying the same envelope again cannot help. Who is away, full, not there yet or does not know the
+    /// sender yet may be ready later.
+    pub fn is_final(&self) -> bool {
+        matches!(
+            self,
+            SendError::InputClosed(_)
+                | SendError::RequestClosed(_)
+                | SendError::LoopDetected { .. }
+                | SendError::Validation(_)
+                | SendError::NotKept(_)
+                | SendError::Refused(_)
+        )
     }
 }
 
@@ -216,13 +262,13 @@ pub struct CommsError(pub String);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     /// The stable code.
-    pub code: String,
+    pub code: Cow<'static, str>,
     /// In words.
     pub reason: String,
 }
 
 impl From<&RejectReason> for Refusal {
     fn from(reason: &RejectReason) -> Self {
-        Refusal { code: reason.code().to_owned(), reason: reason.to_string() }
+        Refusal { code: reason.code().into(), reason: reason.to_string() }
     }
 }
