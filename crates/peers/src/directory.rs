@@ -20,7 +20,7 @@ use std::{
 };
 use windlass_runtime::{
     Clock,
-    comms::{JoinError, PeerName},
+    comms::{JoinError, PeerCounters, PeerCounts, PeerName},
 };
 
 /// The door of a process: which of its sessions hear whom. Cheap to clone.
@@ -34,29 +34,13 @@ pub(crate) struct Door {
     members: Mutex<BTreeMap<PeerName, Arc<Inner>>>,
     /// How many members pin a key.
     known: Mutex<HashMap<PeerName, usize>>,
-    refused: Mutex<BTreeMap<&'static str, u64>>,
-    taken: std::sync::atomic::AtomicU64,
-}
-
-/// What came to the door.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct PeerCounters {
-    /// Envelopes let in.
-    pub taken: u64,
-    /// Envelopes not let in, by code.
-    pub refused: BTreeMap<&'static str, u64>,
+    counts: PeerCounts,
 }
 
 impl PeerDirectory {
     /// A door without anybody behind it.
     pub fn new(clock: Arc<dyn Clock>) -> PeerDirectory {
-        let shared = Door {
-            clock,
-            members: Mutex::default(),
-            known: Mutex::default(),
-            refused: Mutex::default(),
-            taken: std::sync::atomic::AtomicU64::new(0),
-        };
+        let shared = Door { clock, members: Mutex::default(), known: Mutex::default(), counts: PeerCounts::default() };
         PeerDirectory { shared: Arc::new(shared) }
     }
 
@@ -81,8 +65,7 @@ impl PeerDirectory {
 
     /// What came to the door so far.
     pub fn counters(&self) -> PeerCounters {
-        let taken = self.shared.taken.load(std::sync::atomic::Ordering::Relaxed);
-        PeerCounters { taken, refused: lock(&self.shared.refused).clone() }
+        self.shared.counts.read()
     }
 }
 
@@ -90,24 +73,21 @@ impl PeerDirectory {
 pub(crate) const PATH: &str = "/peers/v1/envelopes";
 
 impl Door {
-    fn take(&self, bytes: &[u8]) -> Result<serde_json::Value, PeerRefusal> {
-        let is_known = |from: &PeerName| lock(&self.known).contains_key(from);
-        let mut receiver = None;
-        let is_here = |to: &PeerName| {
-            receiver = lock(&self.members).get(to).cloned();
-            receiver.is_some()
+    /// Answers when the receiver's session has the envelope on disk, or does not take it.
+    async fn take(&self, bytes: &[u8]) -> Result<serde_json::Value, PeerRefusal> {
+        let (id, verdict) = {
+            let is_known = |from: &PeerName| lock(&self.known).contains_key(from);
+            let mut receiver = None;
+            let is_here = |to: &PeerName| {
+                receiver = lock(&self.members).get(to).cloned();
+                receiver.is_some()
+            };
+            let (envelope, good_until) = SignedEnvelope::open(bytes, self.clock.now(), is_known, is_here)?;
+            let receiver = receiver.ok_or(PeerRefusal::Audience)?;
+            (envelope.id, receiver.take(&envelope, good_until, self.clock.now().as_millis())?)
         };
-        let (envelope, good_until) = SignedEnvelope::open(bytes, self.clock.now(), is_known, is_here)?;
-        let receiver = receiver.ok_or(PeerRefusal::Audience)?;
-        receiver.take(&envelope, good_until, self.clock.now().as_millis())?;
-        Ok(json!({ "id": envelope.id }))
-    }
-
-    fn count(&self, result: Result<(), &PeerRefusal>) {
-        match result {
-            Ok(()) => drop(self.taken.fetch_add(1, std::sync::atomic::Ordering::Relaxed)),
-            Err(refusal) => *lock(&self.refused).entry(refusal.code()).or_default() += 1,
-        }
+        verdict.settled().await?;
+        Ok(json!({ "id": id }))
     }
 
     pub(crate) fn pin(&self, key: &PeerName) {
@@ -131,21 +111,24 @@ impl Door {
 
 async fn take(State(door): State<Arc<Door>>, body: Body) -> Response {
     let taken = match axum::body::to_bytes(body, MAX_ENVELOPE_BYTES).await {
-        Ok(bytes) => door.take(&bytes),
+        Ok(bytes) => door.take(&bytes).await,
         Err(_) => Err(PeerRefusal::TooLarge),
     };
-    door.count(taken.as_ref().map(|_| ()));
     match taken {
-        Ok(accepted) => (StatusCode::ACCEPTED, Json(accepted)).into_response(),
+        Ok(accepted) => {
+            door.counts.take();
+            (StatusCode::ACCEPTED, Json(accepted)).into_response()
+        }
         Err(refusal) => {
             let (code, status) = (refusal.code(), refusal.status());
+            door.counts.refuse(code.clone());
             let problem = json!({
                 "type": format!("https://windlass.dev/errors/{code}"),
                 "title": code,
                 "status": status,
                 "code": code,
                 "detail": refusal.to_string(),
-                "retryable": refusal == PeerRefusal::Full,
+                "retryable": refusal.is_retryable(),
             });
             let status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_REQUEST);
             (status, [(header::CONTENT_TYPE, "application/problem+json")], problem.to_string()).into_response()

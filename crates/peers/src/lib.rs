@@ -6,11 +6,12 @@
 #![forbid(unsafe_code)]
 
 mod directory;
+mod door;
 mod identity;
 mod peer;
 mod wire;
 
-pub use directory::{PeerCounters, PeerDirectory};
+pub use directory::PeerDirectory;
 pub use identity::Identity;
 pub use peer::{HttpPeer, HttpRules};
 pub use wire::{MAX_ENVELOPE_BYTES, MAX_LIFE, MAX_SKEW, PeerRefusal, SignedEnvelope};

@@ -2,21 +2,24 @@
 
 use crate::{
     directory::{Door, PATH, lock},
+    door::{LetIn, Verdict},
     identity::Identity,
     wire::{PeerRefusal, SignedEnvelope},
 };
 use async_trait::async_trait;
-use serde_json::{Value, json};
+use serde_json::json;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    pin::Pin,
     sync::{Arc, Mutex, Weak},
     time::Duration,
 };
 use tokio::task::AbortHandle;
+use windlass_core::DEADLINE_EXCEEDED;
 use windlass_runtime::comms::{
-    Chains, Claim, CommsCommand, CommsError, CommsRuntime, Envelope, EnvelopeBody, EnvelopeId, Inbox, InboxError,
-    InboxRoom, Ingress, InteractionContent, MAX_HOPS, PeerEntry, PeerInputCandidate, PeerName, PlainEvent, Receipt,
-    Refusal, ResponseStatus, SendError, SendReceipt, SenderNames, TrustedPeer,
+    Arrival, Chains, Claim, CommsCommand, CommsError, CommsRuntime, Envelope, EnvelopeBody, EnvelopeId, Inbox,
+    InboxError, InboxRoom, Ingress, KeptEnvelope, MAX_HOPS, Outbox, PeerEntry, PeerInputCandidate, PeerName,
+    PlainEvent, Receipt, Refusal, ResponseStatus, SendError, SendReceipt, SenderNames, TrustedPeer,
 };
 
 /// Bounds of one session's comms over HTTP.
@@ -24,13 +27,13 @@ use windlass_runtime::comms::{
 pub struct HttpRules {
     /// Requests with these intents start no runs.
     pub silent_intents: BTreeSet<String>,
-    /// How long a request waits for its terminal response.
+    /// How long a request waits for its terminal response, and anything else for its arrival.
     pub request_deadline: Duration,
     /// Requests that wait for an answer.
     pub requests: usize,
     /// How much the inbox holds.
     pub room: InboxRoom,
-    /// How long one attempt to send may take.
+    /// How long one attempt to send may take; more than the eight seconds that a door may take to answer.
     pub send_limit: Duration,
     /// Envelopes that are remembered while they are still good, so that none is let in twice.
     pub replay_window: usize,
@@ -69,10 +72,12 @@ pub(crate) struct Inner {
 struct State {
     /// Whom it hears, by key.
     pinned: BTreeMap<PeerName, TrustedPeer>,
-    /// What was let in and is still good, with the moment until which it is; and in the order of those moments.
-    let_in: HashMap<(PeerName, EnvelopeId), u64>,
-    by_end: BTreeSet<(u64, PeerName, EnvelopeId)>,
+    let_in: LetIn,
+    /// Where its session keeps what it sends, once it has one.
+    outbox: Option<Outbox>,
     asked: HashMap<EnvelopeId, Asked>,
+    /// Requests that were let in and have had no terminal response, and who asked.
+    owed: BTreeMap<EnvelopeId, PeerName>,
     chains: Chains,
 }
 
@@ -101,13 +106,13 @@ impl Inner {
     }
 
     /// Lets a checked envelope in: replay, then authority, then what it says. Remembered only if it is let in, so that
-    /// one that found no room may come again.
-    pub(crate) fn take(&self, envelope: &Envelope, good_until: u64, now: u64) -> Result<(), PeerRefusal> {
+    /// one that found no room may come again. Answers with what is to become of it.
+    pub(crate) fn take(&self, envelope: &Envelope, good_until: u64, now: u64) -> Result<Verdict, PeerRefusal> {
         let mut state = lock(&self.state);
-        state.forget_until(now);
+        state.let_in.forget_until(now);
         let known = (envelope.from.clone(), envelope.id);
-        if state.let_in.contains_key(&known) {
-            return Err(PeerRefusal::Replay);
+        if let Some(verdict) = state.let_in.get(&known) {
+            return Ok(verdict.clone());
         }
         let pin = state.pinned.get(&envelope.from).ok_or(PeerRefusal::Forbidden)?;
         let names = SenderNames { trusted: Some(&pin.name), ..SenderNames::default() };
@@ -116,29 +121,37 @@ impl Inner {
             // Forgetting one that is still good would let it in again.
             return Err(PeerRefusal::Full);
         }
-        match &envelope.body {
+        let receipt = match &envelope.body {
             EnvelopeBody::Response { in_reply_to, status, .. } => {
                 if state.asked.get(in_reply_to).is_none_or(|asked| asked.of != envelope.from) {
-                    return Err(PeerRefusal::RequestClosed);
+                    // What a session has asked in an earlier life is known once it is bound.
+                    let is_bound = state.outbox.is_some();
+                    return Err(if is_bound { PeerRefusal::RequestClosed } else { PeerRefusal::Undecided });
                 }
                 if status.is_terminal() {
-                    self.inbox.offer_awaited(candidate).map_err(no_room)?;
+                    let receipt = self.inbox.offer_awaited(candidate).map_err(no_room)?;
                     state.asked.remove(in_reply_to);
+                    receipt
                 } else {
-                    self.inbox.offer(candidate).map_err(no_room)?;
+                    self.inbox.offer(candidate).map_err(no_room)?
                 }
             }
             EnvelopeBody::Message { .. } | EnvelopeBody::Request { .. } if envelope.hops > MAX_HOPS => {
                 return Err(PeerRefusal::Loop(envelope.hops));
             }
-            EnvelopeBody::Message { .. } | EnvelopeBody::Request { .. } => {
-                self.inbox.offer(candidate).map_err(no_room)?;
+            EnvelopeBody::Message { .. } => self.inbox.offer(candidate).map_err(no_room)?,
+            EnvelopeBody::Request { .. } => {
+                let receipt = self.inbox.offer(candidate).map_err(no_room)?;
+                state.owed.insert(envelope.id, envelope.from.clone());
+                if state.owed.len() > OWED_KEPT {
+                    // Ids sort by creation: the oldest one's asker has given up long since.
+                    state.owed.pop_first();
+                }
+                receipt
             }
-        }
+        };
         state.chains.remember(envelope);
-        state.by_end.insert((good_until, envelope.from.clone(), envelope.id));
-        state.let_in.insert(known, good_until);
-        Ok(())
+        Ok(state.let_in.insert(known, good_until, receipt))
     }
 
     async fn send(
@@ -148,23 +161,45 @@ impl Inner {
         causes: &[EnvelopeId],
     ) -> Result<SendReceipt, SendError> {
         body.validate().map_err(|error| SendError::Validation(error.to_string()))?;
-        let (envelope, address) = self.envelope(to, body, causes)?;
-        let id = envelope.id;
-        let asks = matches!(envelope.body, EnvelopeBody::Request { .. });
-        if asks {
-            self.ask(&envelope)?;
+        let (envelope, outbox) = self.envelope(to, body, causes)?;
+        let within = self.rules.request_deadline;
+        if matches!(envelope.body, EnvelopeBody::Request { .. }) {
+            self.expect_answer(&envelope, within)?;
         }
-        if let Err(error) = self.post(to, &address, &envelope).await {
-            lock(&self.state).asked.remove(&id);
-            return Err(error);
-        }
-        Ok(match envelope.body {
-            EnvelopeBody::Message { .. } => SendReceipt::PeerMessageSent { envelope_id: id },
-            EnvelopeBody::Request { .. } => SendReceipt::PeerRequestSent { request_id: id },
-            EnvelopeBody::Response { in_reply_to, .. } => {
-                SendReceipt::PeerResponseSent { envelope_id: id, in_reply_to }
+        let sent = match outbox.and_then(|outbox| Some((outbox.now()?, outbox))) {
+            Some((now, outbox)) => {
+                let kept = KeptEnvelope {
+                    envelope: envelope.clone(),
+                    peer: to.clone(),
+                    until: now + within,
+                    delivered: false,
+                };
+                outbox.send(kept, self.carrier(envelope.clone())).await
             }
-        })
+            None => self.post(&envelope).await.map(|()| Arrival::Admitted),
+        };
+        match sent {
+            Ok(arrival) => Ok(SendReceipt::of(&envelope, arrival == Arrival::Admitted)),
+            Err(error) => {
+                lock(&self.state).asked.remove(&envelope.id);
+                Err(error)
+            }
+        }
+    }
+
+    /// Carries an envelope as often as it is called.
+    fn carrier(
+        self: &Arc<Self>,
+        envelope: Envelope,
+    ) -> impl Fn() -> BoxFuture<Result<Arrival, SendError>> + Send + Sync + 'static {
+        let (me, envelope) = (Arc::downgrade(self), Arc::new(envelope));
+        move || {
+            let (me, envelope) = (me.clone(), Arc::clone(&envelope));
+            Box::pin(async move {
+                let me = me.upgrade().ok_or(SendError::Unsupported)?;
+                me.post(&envelope).await.map(|()| Arrival::Admitted)
+            })
+        }
     }
 
     fn envelope(
@@ -172,7 +207,7 @@ impl Inner {
         to: &PeerName,
         body: EnvelopeBody,
         causes: &[EnvelopeId],
-    ) -> Result<(Envelope, String), SendError> {
+    ) -> Result<(Envelope, Option<Outbox>), SendError> {
         let state = lock(&self.state);
         let pin = state.pinned.values().find(|pin| pin.name == *to || pin.key == *to);
         let pin = pin.ok_or_else(|| SendError::PeerNotFound(to.clone()))?;
@@ -181,15 +216,16 @@ impl Inner {
             return Err(SendError::LoopDetected { hops, limit: MAX_HOPS });
         }
         let (from, to) = (self.name().clone(), pin.key.clone());
-        Ok((Envelope { id: EnvelopeId::new(), from, to, chain, hops, body }, pin.address.clone()))
+        Ok((Envelope { id: EnvelopeId::new(), from, to, chain, hops, body }, state.outbox.clone()))
     }
 
-    fn ask(self: &Arc<Self>, envelope: &Envelope) -> Result<(), SendError> {
+    /// From now on a request waits for its answer.
+    fn expect_answer(self: &Arc<Self>, envelope: &Envelope, deadline: Duration) -> Result<(), SendError> {
         let mut state = lock(&self.state);
         if state.asked.len() >= self.rules.requests {
             return Err(SendError::TooManyRequests { limit: self.rules.requests });
         }
-        let (me, request, deadline) = (Arc::downgrade(self), envelope.id, self.rules.request_deadline);
+        let (me, request) = (Arc::downgrade(self), envelope.id);
         let timer = tokio::spawn(async move {
             tokio::time::sleep(deadline).await;
             if let Some(me) = me.upgrade() {
@@ -204,7 +240,7 @@ impl Inner {
     fn end_request(&self, request: EnvelopeId) {
         let mut state = lock(&self.state);
         let Some(asked) = state.asked.remove(&request) else { return };
-        let body = failure(request, "deadline_exceeded", "the peer did not answer in time; it may be busy or gone");
+        let body = failure(request, &Refusal { code: DEADLINE_EXCEEDED.0.into(), reason: DEADLINE_EXCEEDED.1.into() });
         let (chain, hops) = state.chains.after(&body, &[]);
         let (from, to) = (asked.of.clone(), self.name().clone());
         let name = state.pinned.get(&from).map_or(&from, |pin| &pin.name);
@@ -216,36 +252,51 @@ impl Inner {
         }
     }
 
-    /// Posts an envelope, twice if the first answer is lost: the receiver tells the second copy by its id.
-    async fn post(&self, to: &PeerName, address: &str, envelope: &Envelope) -> Result<(), SendError> {
+    /// Posts an envelope once, signed anew. Answers when the receiver's session has it on disk, now or before.
+    async fn post(&self, envelope: &Envelope) -> Result<(), SendError> {
         let now = self.door.upgrade().ok_or(SendError::Unsupported)?.clock.now();
+        // Looked up each time: who was away may be back elsewhere.
+        let pin = lock(&self.state).pinned.get(&envelope.to).cloned();
+        let TrustedPeer { name: to, address, .. } = pin.ok_or_else(|| SendError::PeerNotFound(envelope.to.clone()))?;
         let bytes = SignedEnvelope::sign(envelope, &self.identity, now)
             .map_err(|refusal| SendError::Validation(format!("{}: {refusal}", refusal.code())))?;
         let url = format!("{}{PATH}", address.trim_end_matches('/'));
-        for again in [false, true] {
-            let request = self.client.post(&url).timeout(self.rules.send_limit).body(bytes.clone());
-            let Ok(response) = request.send().await else { continue };
-            let status = response.status().as_u16();
-            let code = response.bytes().await.ok().and_then(|body| {
-                let problem: Value = serde_json::from_slice(&body).ok()?;
-                Some(problem.get("code")?.as_str()?.to_owned())
-            });
-            return match (status, code.as_deref().unwrap_or_default()) {
-                (202, _) => Ok(()),
-                (_, "peer_replay") if again => Ok(()),
-                (_, "queue_full") => Err(SendError::InboxFull(to.clone())),
-                (_, "gone") => Err(SendError::InputClosed(to.clone())),
-                (_, "peer_unknown" | "forbidden_scope") => Err(SendError::PeerNotSendable(to.clone())),
-                (_, "peer_audience") => Err(SendError::PeerNotFound(to.clone())),
-                (_, "loop_detected") => Err(SendError::LoopDetected { hops: envelope.hops, limit: MAX_HOPS }),
-                (_, "session_state_conflict") => match envelope.body {
-                    EnvelopeBody::Response { in_reply_to, .. } => Err(SendError::RequestClosed(in_reply_to)),
-                    _ => Err(SendError::Internal("the peer refused it".into())),
-                },
-                (status, code) => Err(SendError::Validation(format!("the peer answered {status} {code}"))),
-            };
+        let response = match self.client.post(&url).timeout(self.rules.send_limit).body(bytes).send().await {
+            Ok(response) => response,
+            Err(error) if error.is_connect() || error.is_builder() => return Err(SendError::PeerOffline(to)),
+            Err(_) => return Err(SendError::Undecided(to)),
+        };
+        let status = response.status().as_u16();
+        let problem: Problem = match response.bytes().await {
+            Ok(body) => serde_json::from_slice(&body).unwrap_or_default(),
+            Err(_) => return Err(SendError::Undecided(to)),
+        };
+        Err(match (status, problem.code.as_str(), &envelope.body) {
+            (202, ..) | (_, "peer_replay", _) => return Ok(()),
+            (_, "queue_full", _) => SendError::InboxFull(to),
+            (_, "gone", _) => SendError::InputClosed(to),
+            (_, "peer_unknown" | "forbidden_scope", _) => SendError::PeerNotSendable(to),
+            (_, "peer_audience", _) => SendError::PeerNotFound(to),
+            (_, "loop_detected", _) => SendError::LoopDetected { hops: envelope.hops, limit: MAX_HOPS },
+            (_, "session_state_conflict", EnvelopeBody::Response { in_reply_to, .. }) => {
+                SendError::RequestClosed(*in_reply_to)
+            }
+            (500.., ..) => SendError::Undecided(to),
+            (_, "", _) => SendError::Refused(Refusal {
+                code: "internal".into(),
+                reason: format!("{to} answered {status}, which is no peer's answer"),
+            }),
+            _ => SendError::Refused(Refusal { code: problem.code.into(), reason: problem.detail }),
+        })
+    }
+
+    /// A terminal response is on its way, or has arrived: nobody needs to be told when this session goes away.
+    fn answered(&self, body: &EnvelopeBody) {
+        if let EnvelopeBody::Response { in_reply_to, status, .. } = body
+            && status.is_terminal()
+        {
+            lock(&self.state).owed.remove(in_reply_to);
         }
-        Err(SendError::PeerOffline(to.clone()))
     }
 
     fn inject(&self, event: PlainEvent) -> Result<EnvelopeId, SendError> {
@@ -261,42 +312,41 @@ impl Inner {
         })
     }
 
-    /// Tells whoever asked that the session did not take the request, in a task of its own. The sender of a message
-    /// heard that it came in; that is all a message is promised between processes.
-    fn tell_refused(self: &Arc<Self>, claim: &Claim, refusal: &Refusal) {
-        let interaction = &claim.candidate.interaction;
-        if !matches!(interaction.content, InteractionContent::Request { .. }) {
-            return tracing::warn!(from = %interaction.from, code = refusal.code, "an envelope was not taken");
-        }
-        let body = failure(interaction.id, &refusal.code, &refusal.reason);
-        let (me, to) = (Arc::clone(self), interaction.from_key.clone());
-        tokio::spawn(async move {
-            // The asker's deadline stands behind this.
-            if let Err(error) = me.send(&to, body, &[]).await {
-                tracing::warn!(%to, %error, "a refusal could not be told");
+    /// Shuts the door behind the session: what waits is refused, and whoever waits for an answer hears that none comes,
+    /// in a task of its own. The asker's deadline stands behind that.
+    fn shut(self: &Arc<Self>, refusal: &Refusal) {
+        let claims = self.inbox.close();
+        let owed = {
+            let mut state = lock(&self.state);
+            for claim in claims {
+                state.let_in.settle(claim.receipt, Err(refusal.clone()));
+                // Hears it as the answer to its post.
+                state.owed.remove(&claim.candidate.interaction.id);
             }
-        });
-    }
-}
-
-impl State {
-    /// Forgets envelopes that are no longer good, which the door refuses by their time.
-    fn forget_until(&mut self, now: u64) {
-        while let Some((end, _, _)) = self.by_end.first()
-            && *end <= now
-            && let Some((_, from, id)) = self.by_end.pop_first()
-        {
-            self.let_in.remove(&(from, id));
+            std::mem::take(&mut state.owed)
+        };
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        for (request, to) in owed {
+            let (me, body) = (Arc::clone(self), failure(request, refusal));
+            runtime.spawn(async move {
+                let told = match me.envelope(&to, body, &[]) {
+                    Ok((envelope, _)) => me.post(&envelope).await,
+                    Err(error) => Err(error),
+                };
+                if let Err(error) = told {
+                    tracing::warn!(%to, %request, %error, "whoever asked could not be told that no answer comes");
+                }
+            });
         }
     }
 }
 
 impl Drop for HttpPeer {
     fn drop(&mut self) {
-        self.inner.inbox.close();
-        let pinned: Vec<_> = std::mem::take(&mut lock(&self.inner.state).pinned).into_keys().collect();
+        self.inner.shut(&Refusal { code: "peer_offline".into(), reason: "the peer has left".into() });
         if let Some(door) = self.inner.door.upgrade() {
-            for key in &pinned {
+            // They stay pinned here, for those who are still to be told.
+            for key in lock(&self.inner.state).pinned.keys() {
                 door.unpin(key);
             }
             door.leave(self.inner.name());
@@ -341,7 +391,30 @@ impl CommsRuntime for HttpPeer {
                 let event = PlainEvent { content, handling_mode, ..PlainEvent::new(source, "") };
                 Ok(SendReceipt::InputAccepted { interaction_id: self.inner.inject(event)? })
             }
-            CommsCommand::Peer { to, body, causes } => self.inner.send(&to, body, &causes).await,
+            CommsCommand::Peer { to, body, causes } => {
+                let answer = matches!(body, EnvelopeBody::Response { .. }).then(|| body.clone());
+                let receipt = self.inner.send(&to, body, &causes).await?;
+                if let Some(answer) = answer {
+                    self.inner.answered(&answer);
+                }
+                Ok(receipt)
+            }
+        }
+    }
+
+    fn bound(&self, outbox: Outbox, kept: Vec<KeptEnvelope>) {
+        let Some(now) = outbox.now() else { return };
+        lock(&self.inner.state).outbox = Some(outbox.clone());
+        for kept in kept {
+            if let EnvelopeBody::Request { .. } = kept.envelope.body
+                && let Err(error) = self.inner.expect_answer(&kept.envelope, kept.until.since(now))
+            {
+                // Its session ends it when its time is up.
+                tracing::warn!(peer = %self.inner.name(), %error, "the answer to a request will not be let in");
+            }
+            if !kept.delivered {
+                outbox.carry_on(&kept, self.inner.carrier(kept.envelope.clone()));
+            }
         }
     }
 
@@ -351,12 +424,16 @@ impl CommsRuntime for HttpPeer {
 
     async fn acknowledge(&self, receipts: &[Receipt]) -> Result<(), CommsError> {
         self.inner.inbox.acknowledge(receipts);
+        let mut state = lock(&self.inner.state);
+        receipts.iter().for_each(|receipt| state.let_in.settle(*receipt, Ok(())));
         Ok(())
     }
 
     async fn refuse(&self, claim: &Claim, refusal: &Refusal) -> Result<(), CommsError> {
         self.inner.inbox.acknowledge(&[claim.receipt]);
-        self.inner.tell_refused(claim, refusal);
+        let mut state = lock(&self.inner.state);
+        state.let_in.settle(claim.receipt, Err(refusal.clone()));
+        state.owed.remove(&claim.candidate.interaction.id);
         Ok(())
     }
 
@@ -365,11 +442,22 @@ impl CommsRuntime for HttpPeer {
     }
 
     async fn close(&self, refusal: &Refusal) {
-        for claim in self.inner.inbox.close() {
-            self.inner.tell_refused(&claim, refusal);
-        }
+        self.inner.shut(refusal);
     }
 }
+
+/// What a door says when it does not let something in.
+#[derive(Default, serde::Deserialize)]
+#[serde(default)]
+struct Problem {
+    code: String,
+    detail: String,
+}
+
+type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// Requests without an answer that are remembered: more than a session works on at a time.
+const OWED_KEPT: usize = 4096;
 
 fn no_room(error: InboxError) -> PeerRefusal {
     match error {
@@ -378,7 +466,7 @@ fn no_room(error: InboxError) -> PeerRefusal {
     }
 }
 
-fn failure(in_reply_to: EnvelopeId, code: &str, reason: &str) -> EnvelopeBody {
-    let result = json!({ "code": code, "reason": reason });
+fn failure(in_reply_to: EnvelopeId, refusal: &Refusal) -> EnvelopeBody {
+    let result = json!({ "code": refusal.code, "reason": refusal.reason });
     EnvelopeBody::Response { in_reply_to, status: ResponseStatus::Failed, result, handling_mode: None }
 }

@@ -9,9 +9,9 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use ed25519_dalek::Signature;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use std::{collections::BTreeMap, time::Duration};
+use std::{borrow::Cow, collections::BTreeMap, time::Duration};
 use windlass_core::Timestamp;
-use windlass_runtime::comms::{ChainId, Envelope, EnvelopeBody, EnvelopeId, PeerName};
+use windlass_runtime::comms::{ChainId, Envelope, EnvelopeBody, EnvelopeId, PeerName, Refusal};
 
 /// The largest envelope that is read: a full payload and what stands around it.
 pub const MAX_ENVELOPE_BYTES: usize = (1 << 20) + (64 << 10);
@@ -91,12 +91,20 @@ pub enum PeerRefusal {
     /// Nobody reads it ever again.
     #[error("the inbox is closed for ever")]
     Closed,
+    /// Its session has not taken it yet, or is not back yet from a restart.
+    #[error("the receiver has not taken it yet; send the same envelope again to hear whether it does")]
+    Undecided,
+    /// Its session does not take it.
+    #[error("{}", .0.reason)]
+    Session(Refusal),
 }
 
 impl PeerRefusal {
     /// Its stable code.
-    pub fn code(&self) -> &'static str {
-        match self {
+    pub fn code(&self) -> Cow<'static, str> {
+        Cow::Borrowed(match self {
+            PeerRefusal::Session(refusal) => return refusal.code.clone(),
+            PeerRefusal::Undecided => "overloaded",
             PeerRefusal::TooLarge => "payload_too_large",
             PeerRefusal::Malformed(_) => "schema_violation",
             PeerRefusal::ReservedMetadata(_) => "reserved_metadata",
@@ -110,7 +118,12 @@ impl PeerRefusal {
             PeerRefusal::RequestClosed => "session_state_conflict",
             PeerRefusal::Full => "queue_full",
             PeerRefusal::Closed => "gone",
-        }
+        })
+    }
+
+    /// Whether the same envelope may be let in later.
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, PeerRefusal::Full | PeerRefusal::Undecided)
     }
 
     /// Its HTTP status.
@@ -124,6 +137,13 @@ impl PeerRefusal {
             PeerRefusal::Replay | PeerRefusal::RequestClosed => 409,
             PeerRefusal::Full => 429,
             PeerRefusal::Closed => 410,
+            PeerRefusal::Undecided => 503,
+            PeerRefusal::Session(refusal) => match &*refusal.code {
+                "payload_too_large" => 413,
+                "session_state_conflict" | "idempotency_key_reused" | "input_id_reused" => 409,
+                "queue_full" => 429,
+                _ => 422,
+            },
         }
     }
 }

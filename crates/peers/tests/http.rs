@@ -2,13 +2,13 @@
 
 use serde_json::{Value, json};
 use std::{net::SocketAddr, sync::Arc, time::Duration};
-use windlass_core::{SessionId, Timestamp};
+use windlass_core::{Record, Seq, SessionId, Timestamp};
 use windlass_peers::{HttpPeer, HttpRules, Identity, PeerDirectory, SignedEnvelope};
 use windlass_runtime::{
     ManualClock, RuntimeSessionAdapter,
     comms::{
-        ChainId, CommsCommand, CommsRuntime, Envelope, EnvelopeBody, EnvelopeId, InboxRoom, PeerName, ResponseStatus,
-        SendError, SendReceipt, TrustedPeer,
+        ChainId, Claim, CommsCommand, CommsRuntime, Envelope, EnvelopeBody, EnvelopeId, InboxRoom, PeerName, Refusal,
+        ResponseStatus, SendError, SendReceipt, TrustedPeer,
     },
     testing::{ManualExecutor, Runs, session},
 };
@@ -65,11 +65,18 @@ async fn two(rules: HttpRules) -> (Process, Process) {
 }
 
 async fn post(process: &Process, bytes: Vec<u8>) -> (u16, String) {
+    posted(process, bytes).await
+}
+
+/// As [`post`], to be spawned.
+fn posted(process: &Process, bytes: Vec<u8>) -> impl Future<Output = (u16, String)> + use<> {
     let url = format!("{}/peers/v1/envelopes", process.address);
-    let response = reqwest::Client::new().post(url).body(bytes).send().await.unwrap();
-    let status = response.status().as_u16();
-    let body: Value = serde_json::from_slice(&response.bytes().await.unwrap()).unwrap();
-    (status, body["code"].as_str().unwrap_or_default().to_owned())
+    async move {
+        let response = reqwest::Client::new().post(url).body(bytes).send().await.unwrap();
+        let status = response.status().as_u16();
+        let body: Value = serde_json::from_slice(&response.bytes().await.unwrap()).unwrap();
+        (status, body["code"].as_str().unwrap_or_default().to_owned())
+    }
 }
 
 fn from_ada(id: u128, words: &str, hops: u32) -> Envelope {
@@ -138,22 +145,102 @@ async fn nothing_is_kept_of_what_is_refused_and_everything_is_counted() {
     assert_eq!(post(&bob, sign(&from_ada(1, "hi", 17), 1)).await, (422, "loop_detected".into()));
     assert!(bob.peer.claim(9).await.unwrap().is_empty(), "nothing came in");
 
-    assert_eq!(post(&bob, sign(&from_ada(1, "hi", 0), 1)).await.0, 202);
-    assert_eq!(post(&bob, sign(&from_ada(1, "hi", 0), 1)).await, (409, "peer_replay".into()));
+    // Answered when it is on disk; sent again meanwhile, it hears the same.
+    let first = sign(&from_ada(1, "hi", 0), 1);
+    let (once, again) = (tokio::spawn(posted(&bob, first.clone())), tokio::spawn(posted(&bob, first)));
+    let claims = some_claims(&bob).await;
     let second = sign(&from_ada(2, "hi", 0), 1);
     assert_eq!(post(&bob, second.clone()).await, (429, "queue_full".into()));
-    let claims = bob.peer.claim(9).await.unwrap();
+    assert!(!once.is_finished() && !again.is_finished(), "nobody has it on disk");
     bob.peer.acknowledge(&[claims[0].receipt]).await.unwrap();
-    assert_eq!(post(&bob, second).await.0, 202, "what found no room may come again");
-    assert_eq!(post(&bob, sign(&from_ada(1, "hi", 0), 1)).await.1, "peer_replay", "also after it was read");
+    assert_eq!((once.await.unwrap().0, again.await.unwrap().0), (202, 202));
+    let second = tokio::spawn(posted(&bob, second));
+    let claims = some_claims(&bob).await;
+    let refusal = Refusal { code: "json_too_deep".into(), reason: "too deep".into() };
+    bob.peer.refuse(&claims[0], &refusal).await.unwrap();
+    assert_eq!(second.await.unwrap(), (422, "json_too_deep".into()), "what found no room may come again");
+    assert_eq!(post(&bob, sign(&from_ada(1, "hi", 0), 1)).await, (409, "peer_replay".into()), "it is on disk");
+    assert_eq!(post(&bob, sign(&from_ada(2, "hi", 0), 1)).await.1, "json_too_deep", "it is not");
 
     // Pinned by nobody any more.
     assert!(bob.peer.remove_trusted_peer(identity(1).name()).await.unwrap());
     assert_eq!(post(&bob, sign(&from_ada(3, "hi", 0), 1)).await.1, "peer_unknown");
     let counters = bob.directory.counters();
     assert_eq!(counters.taken, 2);
-    assert_eq!(counters.refused.values().sum::<u64>(), 12);
-    assert_eq!((counters.refused["peer_replay"], counters.refused["peer_unknown"]), (2, 2));
+    assert_eq!(counters.refused.values().sum::<u64>(), 13);
+    assert_eq!((counters.refused("peer_replay"), counters.refused("peer_unknown")), (1, 2));
+}
+
+/// The entries of an inbox, once there are any.
+async fn some_claims(process: &Process) -> Vec<Claim> {
+    let some = async {
+        loop {
+            let claims = process.peer.claim(9).await.unwrap();
+            if !claims.is_empty() {
+                return claims;
+            }
+            process.peer.notified().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), some).await.expect("it comes")
+}
+
+#[tokio::test]
+async fn a_sender_hears_why_a_session_does_not_take_what_it_sent() {
+    let (ada, bob) = two(HttpRules::default()).await;
+    for command in [
+        // With its header more than a session takes, and just what another may send.
+        CommsCommand::message(name("bob"), "x".repeat(1 << 20)),
+        CommsCommand::request(name("bob"), "sum", json!("x".repeat(1 << 20))),
+    ] {
+        let Err(SendError::Refused(refusal)) = ada.peer.send(command).await else { panic!("it is not taken") };
+        assert_eq!(refusal.code, "payload_too_large");
+    }
+    assert_eq!(bob.directory.counters().refused("payload_too_large"), 2);
+    assert!(kept(&ada).await.is_empty(), "nothing is sent again, nothing waits for an answer");
+}
+
+/// How many envelopes a session keeps.
+async fn kept(process: &Process) -> Vec<&'static str> {
+    let entries = process.adapter.store().read(this(1), Seq::ZERO, 1_000).await.unwrap();
+    let mut open = std::collections::BTreeMap::new();
+    for entry in &entries {
+        match &entry.record {
+            Record::PeerSent(sent) => drop(open.insert(sent.id, "sent")),
+            Record::PeerDelivered { id } => drop(open.insert(*id, "delivered")),
+            Record::PeerGivenUp { id } => drop(open.remove(id)),
+            Record::InputAccepted(accepted) => {
+                // A terminal response has its request's id, if it is the session's own.
+                accepted.input.header.correlation_id.map(|id| open.remove(&id));
+            }
+            _ => {}
+        }
+    }
+    open.into_values().collect()
+}
+
+#[tokio::test]
+async fn a_session_that_goes_away_ends_the_waits_for_its_answers() {
+    for destroyed in [true, false] {
+        let (mut ada, mut bob) = two(HttpRules::default()).await;
+        ada.peer.send(CommsCommand::request(name("bob"), "sum", json!({}))).await.unwrap();
+        bob.runs.next().await.text("and will answer later");
+        let code = if destroyed {
+            bob.adapter.session(this(2)).await.unwrap().destroy().await.unwrap();
+            "session_state_conflict"
+        } else {
+            bob.adapter.update_peer_ingress_context(&this(2), false, None).await.unwrap();
+            let Process { peer, adapter, .. } = bob;
+            adapter.wait_comms_drain(&this(2)).await;
+            drop(peer);
+            "peer_offline"
+        };
+        let run =
+            tokio::time::timeout(Duration::from_secs(30), ada.runs.next()).await.expect("long before the deadline");
+        let text = run.turn.primitive().text();
+        assert!(text.contains("Status: failed") && text.contains(code), "{text}");
+        run.text("read");
+    }
 }
 
 #[tokio::test]
@@ -170,11 +257,31 @@ async fn pinned_by_one_session_is_not_heard_by_the_next() {
 }
 
 #[tokio::test]
-async fn a_peer_that_is_away_is_said_to_be_and_a_silent_one_fails_the_request() {
+async fn a_request_to_a_peer_that_is_away_or_silent_ends_when_its_time_is_up() {
     let mut ada = process(1, HttpRules { request_deadline: Duration::from_millis(200), ..HttpRules::default() }).await;
     pin(&ada, "gone", identity(5).name(), "http://127.0.0.1:9").await;
-    let sent = ada.peer.send(CommsCommand::request(name("gone"), "sum", json!({}))).await;
-    assert_eq!(sent, Err(SendError::PeerOffline(name("gone"))));
+    let message = ada.peer.send(CommsCommand::message(name("gone"), "hello")).await;
+    assert!(matches!(message, Ok(SendReceipt::PeerMessageSent { acked: false, .. })), "it may be back: {message:?}");
+    ada.peer.send(CommsCommand::request(name("gone"), "sum", json!({}))).await.unwrap();
+    let mut told = 0;
+    while told < 2 {
+        let run = ada.runs.next().await;
+        assert!(run.turn.primitive().text().contains("deadline_exceeded"));
+        told += run.turn.inputs().len();
+        run.text("read");
+    }
+    assert!(kept(&ada).await.is_empty());
+    let unbound = ada.directory.join(identity(6), HttpRules::default()).unwrap();
+    unbound
+        .add_trusted_peer(TrustedPeer {
+            name: name("gone"),
+            key: identity(5).name().clone(),
+            address: "http://127.0.0.1:9".into(),
+        })
+        .await
+        .unwrap();
+    let sent = unbound.send(CommsCommand::message(name("gone"), "hello")).await;
+    assert_eq!(sent, Err(SendError::PeerOffline(name("gone"))), "without a session nothing is kept");
     let not_a_key = TrustedPeer { name: name("x"), key: name("ed25519:AAAA"), address: String::new() };
     assert!(matches!(ada.peer.add_trusted_peer(not_a_key).await, Err(SendError::Validation(_))));
 

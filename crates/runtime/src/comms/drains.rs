@@ -12,7 +12,7 @@ use crate::{RuntimeSessionAdapter, error::SessionError, shared::Shared};
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -55,7 +55,8 @@ struct Context {
 
 struct Task {
     generation: u64,
-    comms: Arc<dyn CommsRuntime>,
+    /// Which comms it drains. Once it has ended it keeps them alive no longer.
+    comms: Weak<dyn CommsRuntime>,
     cancel: CancellationToken,
     dismissing: CancellationToken,
     ended: CancellationToken,
@@ -121,7 +122,7 @@ impl Drains {
             context.stop();
             return false;
         };
-        let same = context.task.as_ref().is_some_and(|task| Arc::ptr_eq(&task.comms, &comms));
+        let same = context.task.as_ref().is_some_and(|task| task.comms.ptr_eq(&Arc::downgrade(&comms)));
         if context.drain.is_on() && context.drain.mode() == Some(mode) && same {
             return false;
         }
@@ -246,7 +247,7 @@ impl Context {
         let previous = self.task.take().map(|task| task.ended);
         let task = Task {
             generation,
-            comms: Arc::clone(&comms),
+            comms: Arc::downgrade(&comms),
             cancel: CancellationToken::new(),
             dismissing: CancellationToken::new(),
             ended: CancellationToken::new(),

@@ -50,8 +50,8 @@ impl Outbox {
         Outbox { shared: Arc::downgrade(shared), session }
     }
 
-    /// Keeps an envelope in the journal, then has it carried. If that cannot be told arrived or refused, it goes on in a
-    /// task of its own, and the answer is [`Arrival::Waiting`].
+    /// Keeps an envelope in the journal, then has it carried. If the receiver is away, or it cannot be told whether it
+    /// has arrived, carrying goes on in a task of its own, and the answer is [`Arrival::Waiting`].
     ///
     /// Cancel-safe: dropped after its first poll, it happens all the same.
     ///
@@ -72,7 +72,8 @@ impl Outbox {
                     me.report_soon(id, Delivery::Delivered);
                     Ok(Arrival::Admitted)
                 }
-                Err(SendError::Undecided(_)) => {
+                // Who is away may be back in time.
+                Err(SendError::Undecided(_) | SendError::PeerOffline(_)) => {
                     me.carry_on(&kept, carry);
                     Ok(Arrival::Waiting)
                 }
