@@ -425,7 +425,9 @@ impl CommsRuntime for HttpPeer {
     async fn acknowledge(&self, receipts: &[Receipt]) -> Result<(), CommsError> {
         self.inner.inbox.acknowledge(receipts);
         let mut state = lock(&self.inner.state);
-        receipts.iter().for_each(|receipt| state.let_in.settle(*receipt, Ok(())));
+        for receipt in receipts {
+            state.let_in.settle(*receipt, Ok(()));
+        }
         Ok(())
     }
 
