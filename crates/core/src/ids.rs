@@ -2,15 +2,28 @@
 
 use crate::Timestamp;
 use serde::{Deserialize, Serialize};
-use std::{fmt, num::NonZeroU64, str::FromStr, sync::Arc};
+use std::{cmp::Ordering, fmt, num::NonZeroU64, str::FromStr, sync::Arc};
 use uuid::Uuid;
 
 macro_rules! uuid_id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
         #[serde(transparent)]
         pub struct $name(Uuid);
+
+        /// The order of the bytes, compared as one number: ids made together differ late, and maps compare them often.
+        impl Ord for $name {
+            fn cmp(&self, other: &Self) -> Ordering {
+                self.0.as_u128().cmp(&other.0.as_u128())
+            }
+        }
+
+        impl PartialOrd for $name {
+            fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+                Some(self.cmp(other))
+            }
+        }
 
         impl $name {
             /// Wraps a UUID; use version 7 so that ids sort by creation.

@@ -1,7 +1,8 @@
 //! How does an open session live?
 //!
 //! One loop: take what waits in the mailbox, step each message, make all of it durable in one append, then do what the
-//! steps wanted done. Three things are awaited: mailbox, timer, store. Executors run in tasks of their own.
+//! steps wanted done. Three things are awaited: mailbox, timer, store. Executors run in tasks of their own, but for those
+//! that have shown to need none (`turns.rs`).
 
 mod leaving;
 mod snapshots;
@@ -26,6 +27,7 @@ use crate::{
     store::{Append, IndexChange, Opened, SessionStatus, StoreError},
     waiters::Waiters,
 };
+use futures_util::FutureExt;
 use std::{pin::Pin, sync::Arc};
 use tokio::{
     sync::{mpsc, oneshot},
@@ -50,6 +52,8 @@ pub(crate) struct Actor {
     /// What looks at the session once its steps are durable.
     looks: Vec<Looking>,
     executor: Option<Arc<dyn CoreExecutor>>,
+    /// Whether its last run was over as soon as it was called.
+    at_once: bool,
     turn: Option<RunningTurn>,
     /// Cancelled once the executor that was told to stop is gone.
     stopping: Option<CancellationToken>,
@@ -143,6 +147,7 @@ impl Actor {
             asked: Vec::new(),
             looks: Vec::new(),
             executor: None,
+            at_once: false,
             turn: None,
             stopping: None,
             pinned: None,
@@ -185,15 +190,17 @@ impl Actor {
             if let Err(error) = self.commit().await {
                 return Exit::Lost(error);
             }
-            self.perform(waiters);
-            if !self.step.entries.is_empty() {
-                continue;
-            }
-            if std::mem::take(&mut self.revived) && self.executor.is_none() && self.shared.factory.is_some() {
+            if self.go_on(waiters) {
                 gone(self.stop_current_turn()).await;
                 return Exit::Again;
             }
-            self.snapshot_if_due();
+            if !self.step.entries.is_empty() {
+                // A run is over already. What has come meanwhile shares its append, and other tasks have their turn.
+                self.last_active = Instant::now();
+                inbox.recv_many(first, BATCH).now_or_never();
+                tokio::task::coop::consume_budget().await;
+                continue;
+            }
             self.set_timer(timer.as_mut());
             tokio::select! {
                 biased;
@@ -215,6 +222,20 @@ impl Actor {
         }
     }
 
+    /// Goes on after an append. Returns whether the session has to be opened again, for an executor. Apart from
+    /// [`Actor::live`], whose future would have room for a run in every idle session.
+    fn go_on(&mut self, waiters: &mut Waiters) -> bool {
+        let start = self.perform(waiters);
+        if std::mem::take(&mut self.revived) && self.executor.is_none() && self.shared.factory.is_some() {
+            return true;
+        }
+        self.snapshot_if_due();
+        if let Some(start) = start {
+            self.start_run(start);
+        }
+        false
+    }
+
     /// Feeds the state machine; what it decides is collected for the next append.
     pub(crate) fn take_step(&mut self, event: Event) {
         let now = self.shared.clock.now();
@@ -226,7 +247,7 @@ impl Actor {
 
     /// Takes an executor on.
     pub(crate) fn attach(&mut self, executor: Arc<dyn CoreExecutor>, wakes: bool) {
-        self.executor = Some(executor);
+        (self.executor, self.at_once) = (Some(executor), false);
         self.take_step(Event::Attach { wakes });
     }
 
@@ -250,9 +271,9 @@ impl Actor {
                 let ticket = self.ask(Asked::Boundary(reply));
                 self.take_step(Event::Boundary { ticket, attempt, output });
             }
-            Message::Report { attempt, report, reply } => {
+            Message::Report { attempt, report, at_once, reply } => {
                 if self.turn.as_ref().is_some_and(|turn| turn.turn.attempt_id() == attempt) {
-                    self.turn = None;
+                    (self.turn, self.at_once) = (None, at_once);
                 }
                 if self.pinned_cut.as_ref().is_some_and(|(pinned, _)| *pinned == attempt) {
                     self.pinned_cut = None;
@@ -418,8 +439,10 @@ impl Actor {
         }
     }
 
-    /// Does what the steps wanted done, now that they are durable. Never waits.
-    fn perform(&mut self, waiters: &mut Waiters) {
+    /// Does what the steps wanted done, now that they are durable. Never waits. Returns the run that is to be started
+    /// when all of this is done: it may be over at once, and nobody is to see what is not durable yet.
+    fn perform(&mut self, waiters: &mut Waiters) -> Option<RunStart> {
+        let mut starting = None;
         for (input, waiter) in self.early.drain(..) {
             waiters.add(input, waiter);
         }
@@ -436,7 +459,7 @@ impl Actor {
             match effect {
                 Effect::Reply { ticket, reply } => self.answer(ticket, reply, Some(waiters)),
                 Effect::StartRun(start) if start.pinned => self.pinned = Some(start),
-                Effect::StartRun(start) => self.call_executor(start),
+                Effect::StartRun(start) => starting = Some(start),
                 Effect::StopRun { attempt, reason } => self.stop_turn(attempt, &reason),
             }
         }
@@ -465,6 +488,7 @@ impl Actor {
                 drop(reply.send(Ok(Attachment::Attached)));
             }
         }
+        starting
     }
 
     /// Answers a ticket. A failed send says that the caller is gone; what was decided stands without him.

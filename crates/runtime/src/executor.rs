@@ -14,6 +14,11 @@ use windlass_core::{BoundaryOutput, RunResult, SessionId, Terminal};
 /// delta) for the runtime's stall time is dropped; so is one that ignores a cancel for the grace time. Whatever a
 /// dropped or cancelled attempt still reports is refused.
 ///
+/// It must not block its thread: await, or use `spawn_blocking`. A session whose last run was over as soon as it was
+/// called polls the next one first in the task that also answers its callers. One that computes before its first await
+/// keeps them waiting; one that blocks there until its own session answers (`block_in_place` around a commit) waits for
+/// ever.
+///
 /// External effects are at-least-once: an attempt that dies is run again. [`Turn::effect_key`] is the same for every
 /// attempt, so that a tool can recognise the repetition.
 #[async_trait]

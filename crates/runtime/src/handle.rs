@@ -98,7 +98,7 @@ impl SessionHandle {
     /// [`SessionError`]: nothing was admitted, unless it is [`StoreError::Unknown`]; offer it again under the same
     /// idempotency key to find out.
     pub async fn accept(&self, input: Input) -> Result<AcceptOutcome, SessionError> {
-        Ok(self.offer(input, AcceptOptions::default(), false).await?.outcome)
+        Ok(self.offer(Box::new(input), AcceptOptions::default(), false).await?.outcome)
     }
 
     /// As [`SessionHandle::accept`], and how to wait for its end. A duplicate of an open input waits with the
@@ -110,7 +110,7 @@ impl SessionHandle {
         &self,
         input: Input,
     ) -> Result<(AcceptOutcome, Option<CompletionHandle>), SessionError> {
-        let admitted = self.offer(input, AcceptOptions::default(), true).await?;
+        let admitted = self.offer(Box::new(input), AcceptOptions::default(), true).await?;
         Ok((admitted.outcome, admitted.completion))
     }
 
@@ -120,7 +120,7 @@ impl SessionHandle {
     /// As for [`SessionHandle::accept`].
     pub async fn accept_without_wake(&self, input: Input) -> Result<AcceptOutcome, SessionError> {
         let options = AcceptOptions { without_wake: true, ..AcceptOptions::default() };
-        Ok(self.offer(input, options, false).await?.outcome)
+        Ok(self.offer(Box::new(input), options, false).await?.outcome)
     }
 
     /// Offers an input and runs it here, in the caller's task, instead of by the session's executor. Refused as
@@ -140,7 +140,7 @@ impl SessionHandle {
         E: std::fmt::Display,
     {
         let options = AcceptOptions { pinned: true, ..AcceptOptions::default() };
-        let admitted = self.offer(input, options, false).await?;
+        let admitted = self.offer(Box::new(input), options, false).await?;
         // From here on the run is ours: if this future is dropped, so is `pinned`, which says so.
         let Some(mut pinned) = admitted.pinned else { return Ok((admitted.outcome, None)) };
         let attempt = pinned.start.attempt;
@@ -153,7 +153,8 @@ impl SessionHandle {
             Ok(output) => RunReport::Done { output: output.boundary.clone(), terminal: output.terminal.clone() },
             Err(error) => RunReport::Failed { error: error.to_string().into(), retryable: false, retry_after: None },
         };
-        let reported = self.ask(|reply| Message::Report { attempt, report, reply: Some(reply) }).await;
+        let message = |reply| Message::Report { attempt, report, at_once: false, reply: Some(reply) };
+        let reported = self.ask(message).await;
         pinned.reported();
         // A run that was cut off meanwhile has its outcome already; what it still reports is not taken.
         reported??;
@@ -337,7 +338,7 @@ impl SessionHandle {
         input.header.id = InputId::redrive_of(self.id(), dead);
         input.header.idempotency_key = None;
         let options = AcceptOptions { redrive_of: Some(dead), ..AcceptOptions::default() };
-        let admitted = self.offer(input, options, true).await?;
+        let admitted = self.offer(Box::new(input), options, true).await?;
         Ok((admitted.outcome, admitted.completion))
     }
 
@@ -491,12 +492,13 @@ impl SessionHandle {
 
     pub(crate) async fn offer(
         &self,
-        mut input: Input,
+        mut input: Box<Input>,
         options: AcceptOptions,
         wait: bool,
     ) -> Result<Admitted, SessionError> {
         if input.blocks().is_some() {
-            match self.keep_media(input, options).await {
+            // Boxed, so that the state of this rare path is not part of every call.
+            match Box::pin(self.keep_media(input, options)).await {
                 Ok(detached) => input = detached,
                 Err(MediaError::Blob(error)) => return Err(SessionError::Blob(error)),
                 Err(MediaError::Session(error)) => return Err(error),
@@ -506,12 +508,11 @@ impl SessionHandle {
                 }
             }
         }
-        let input = Box::new(input);
         self.ask(|reply| Message::Accept { input, options, wait, reply }).await
     }
 
     /// Moves an input's media to the blob store, if the session would take the input.
-    async fn keep_media(&self, mut input: Input, options: AcceptOptions) -> Result<Input, MediaError> {
+    async fn keep_media(&self, mut input: Box<Input>, options: AcceptOptions) -> Result<Box<Input>, MediaError> {
         let blobs = self.shared.blobs.clone();
         let has_store = blobs.is_some();
         let detached =

@@ -46,6 +46,8 @@ pub(crate) enum Message {
     Report {
         attempt: AttemptId,
         report: RunReport,
+        /// Whether the executor was done as soon as it was called.
+        at_once: bool,
         reply: Option<Answer<Result<(), RunClosed>>>,
     },
     Cancel {
@@ -192,7 +194,7 @@ impl Drop for PinnedRun {
     fn drop(&mut self) {
         let Some(mailbox) = self.mailbox.take() else { return };
         let attempt = self.start.attempt;
-        let message = Box::new(Message::Report { attempt, report: RunReport::CallerGone, reply: None });
+        let message = Box::new(Message::Report { attempt, report: RunReport::CallerGone, at_once: false, reply: None });
         if let Err(mpsc::error::TrySendError::Full(message)) = mailbox.0.try_send(message)
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {

@@ -96,7 +96,8 @@ impl Actor {
         self.take_step(Event::Detach);
         let left = self.commit().await.map_err(SessionError::Store);
         match &left {
-            Ok(()) => self.perform(waiters),
+            // What was to start is cut off already.
+            Ok(()) => drop(self.perform(waiters)),
             Err(error) => self.refuse_all(error),
         }
         waiters.terminate(reason);

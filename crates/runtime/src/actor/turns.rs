@@ -1,20 +1,26 @@
 //! How is an executor called, told to stop, and seen to end?
 //!
-//! A turn runs in a task of its own and always reports back: by itself, or through a supervisor that gives it the grace
-//! time, drops it, and reports in its place.
+//! A turn always reports back: by itself, or through a supervisor that gives it the grace time, drops it, and reports in
+//! its place. It runs in a task of its own, unless the one before was over as soon as it was called.
 
 use super::Actor;
 use crate::{
     executor::{CoreExecutor, CoreExecutorError},
     handle::SessionHandle,
-    mailbox::{Mailbox, Message},
+    mailbox::Message,
     turn::Turn,
 };
 use futures_util::FutureExt;
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{
+    future::{Future as _, poll_fn},
+    panic::AssertUnwindSafe,
+    pin::pin,
+    sync::Arc,
+    time::Duration,
+};
 use tokio::{task::JoinHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
-use windlass_core::{AttemptId, RunReport, RunStart};
+use windlass_core::{AttemptId, Event, RunReport, RunStart};
 
 pub(super) struct RunningTurn {
     pub(super) turn: Turn,
@@ -22,11 +28,32 @@ pub(super) struct RunningTurn {
 }
 
 impl Actor {
-    pub(super) fn call_executor(&mut self, start: RunStart) {
+    /// Calls the executor: in a task of its own, or here if its last run was over at once (see ADR 0017). If this one
+    /// is not, it goes on in a task of its own, and so does the next.
+    pub(super) fn start_run(&mut self, start: RunStart) {
+        let attempt = start.attempt;
+        if self.session.current_attempt() != Some(attempt) {
+            // Cut off in the same append: nobody is called, so nobody has to return first.
+            let error = "executor_cancelled: the run was over before it was called".into();
+            let report = RunReport::Failed { error, retryable: true, retry_after: None };
+            return self.take_step(Event::RunEnded { attempt, report });
+        }
         let executor = self.executor.clone().expect("the core starts runs only while an executor is attached");
         let session = SessionHandle::new(Arc::clone(&self.shared), Arc::clone(&self.slot));
         let turn = Turn::new(session, start, self.mailbox.clone());
-        let task = self.shared.tasks.spawn(run_turn(executor, turn.clone(), self.mailbox.clone()));
+        let mut run = Box::pin(run_turn(executor, turn.clone()));
+        if std::mem::take(&mut self.at_once)
+            && let Some((report, at_once)) = run.as_mut().now_or_never()
+        {
+            self.at_once = at_once;
+            return self.take_step(Event::RunEnded { attempt, report });
+        }
+        let mailbox = self.mailbox.clone();
+        let task = self.shared.tasks.spawn(async move {
+            let (report, at_once) = run.await;
+            // An error says that the owner has let go: recovery accounts for the run.
+            drop(mailbox.send(Message::Report { attempt, report, at_once, reply: None }).await);
+        });
         self.turn = Some(RunningTurn { turn, task });
     }
 
@@ -61,7 +88,7 @@ impl Actor {
             let error = format!("executor_stalled: {why} and did not return within {grace:?}");
             let report = RunReport::Failed { error: error.into(), retryable: true, retry_after: None };
             // If the turn has reported itself, this is late news. If the owner is gone, so is the need.
-            drop(mailbox.send(Message::Report { attempt, report, reply: None }).await);
+            drop(mailbox.send(Message::Report { attempt, report, at_once: false, reply: None }).await);
         });
     }
 
@@ -88,9 +115,20 @@ impl Actor {
     }
 }
 
-async fn run_turn(executor: Arc<dyn CoreExecutor>, turn: Turn, mailbox: Mailbox) {
-    let attempt = turn.attempt_id();
-    let applied = AssertUnwindSafe(async { executor.apply(turn).await }).catch_unwind().await;
+/// What an executor that is done at once may take: enough to look something up, too little to wait for another thread.
+const AT_ONCE: Duration = Duration::from_micros(10);
+
+/// What a run came to, and whether it was over at its first poll, within [`AT_ONCE`].
+async fn run_turn(executor: Arc<dyn CoreExecutor>, turn: Turn) -> (RunReport, bool) {
+    let begun = Instant::now();
+    let mut polls = 0;
+    let mut applied = pin!(AssertUnwindSafe(async { executor.apply(turn).await }).catch_unwind());
+    let applied = poll_fn(|context| {
+        polls += 1;
+        applied.as_mut().poll(context)
+    });
+    let applied = applied.await;
+    let at_once = polls == 1 && begun.elapsed() <= AT_ONCE;
     let failed =
         |error: String, retryable, retry_after| RunReport::Failed { error: error.into(), retryable, retry_after };
     let report = match applied {
@@ -99,8 +137,7 @@ async fn run_turn(executor: Arc<dyn CoreExecutor>, turn: Turn, mailbox: Mailbox)
         Ok(Err(CoreExecutorError::Final { error })) => failed(error, false, None),
         Err(panic) => failed(format!("executor_panic: {}", panic_text(&*panic)), true, None),
     };
-    // An error says that the owner has let go: recovery accounts for the run.
-    drop(mailbox.send(Message::Report { attempt, report, reply: None }).await);
+    (report, at_once)
 }
 
 pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {

@@ -136,7 +136,7 @@ impl DrainTask {
         loop {
             let Some(handle) = self.handle().await else { return Settled::SessionGone };
             // The same input each time: should the answer have been lost, the next offer finds the first one.
-            let refusal = match handle.offer(input.clone(), options, wait).await {
+            let refusal = match handle.offer(Box::new(input.clone()), options, wait).await {
                 Ok(Admitted { outcome: AcceptOutcome::Rejected { reason }, .. }) => match reason {
                     RejectReason::NotReady { state } if state != RuntimeState::Destroyed => None,
                     // Aside empties with the next run only, which what stands behind may be the one to start.
