@@ -2,6 +2,7 @@
 
 mod common;
 mod config;
+mod crash;
 mod http;
 mod service;
 mod worker;
