@@ -17,6 +17,8 @@ mod http;
 mod jobs;
 pub mod ledger;
 pub mod llm;
+#[cfg(feature = "mcp")]
+pub mod mcp;
 pub mod process;
 mod program;
 pub mod service;

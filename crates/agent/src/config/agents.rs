@@ -220,7 +220,7 @@ impl ExecutorFactory for Agents {
             let invalid = AgentInvalid { agent: name.to_owned(), problem };
             CoreExecutorError::retryable(format!("executor_unavailable: {invalid}"))
         };
-        match maker.get_or_try_init(|| async { config.maker(&self.deps).map_err(not_ready) }).await? {
+        match maker.get_or_try_init(|| async { config.maker(&self.deps).await.map_err(not_ready) }).await? {
             Maker::Builtin => self.builtin.executor(session, None).await,
             Maker::One(executor) => Ok(Arc::clone(executor)),
             Maker::Llm(agent) => Ok(Arc::new(LlmAgent::clone(agent))),

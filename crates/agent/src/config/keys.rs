@@ -31,7 +31,7 @@ pub(super) fn content(path: &Path) -> Result<SecretString, String> {
 }
 
 /// What one of two settings names; none if neither is there.
-pub(super) fn either(env: Option<&str>, file: Option<&Path>, setting: &str) -> Result<Option<SecretString>, String> {
+pub(crate) fn either(env: Option<&str>, file: Option<&Path>, setting: &str) -> Result<Option<SecretString>, String> {
     match (env, file) {
         (None, None) => Ok(None),
         (Some(name), None) => variable(name).map(Some),
@@ -41,7 +41,7 @@ pub(super) fn either(env: Option<&str>, file: Option<&Path>, setting: &str) -> R
 }
 
 /// Variables to hand on to a program: by their names, or from the files that `NAME_FILE` names.
-pub(super) fn handed_on(names: &[String]) -> Result<Vec<(OsString, OsString)>, String> {
+pub(crate) fn handed_on(names: &[String]) -> Result<Vec<(OsString, OsString)>, String> {
     use secrecy::ExposeSecret;
     names.iter().map(|name| Ok((name.into(), variable(name)?.expose_secret().into()))).collect()
 }

@@ -101,7 +101,7 @@ impl AgentConfig {
     }
 
     /// What makes its executors.
-    fn maker(&self, deps: &LlmDeps) -> Result<Maker, String> {
+    async fn maker(&self, deps: &LlmDeps) -> Result<Maker, String> {
         Ok(match self {
             AgentConfig::Builtin(_) => Maker::Builtin,
             AgentConfig::Process(process) => match process.mode {
@@ -110,9 +110,26 @@ impl AgentConfig {
             },
             AgentConfig::Http(http) => Maker::One(Arc::new(http.executor()?)),
             AgentConfig::Llm(llm) => {
-                let agent = LlmAgent::from_config(llm, deps.clone()).map_err(|error| error.to_string())?;
+                let deps = with_mcp(llm, deps.clone()).await?;
+                let agent = LlmAgent::from_config(llm, deps).map_err(|error| error.to_string())?;
                 Maker::Llm(Box::new(agent))
             }
         })
     }
+}
+
+/// What an agent is given, with the tools of its MCP servers.
+#[cfg(feature = "mcp")]
+async fn with_mcp(llm: &LlmConfig, mut deps: LlmDeps) -> Result<LlmDeps, String> {
+    for (name, config) in &llm.tools.mcp {
+        let server = crate::mcp::McpServer::new(name, config.clone());
+        deps.tools.extend(server.tools().await.map_err(|error| error.to_string())?);
+    }
+    Ok(deps)
+}
+
+/// What an agent is given: without the feature `mcp` there is nothing to add.
+#[cfg(not(feature = "mcp"))]
+async fn with_mcp(_: &LlmConfig, deps: LlmDeps) -> Result<LlmDeps, String> {
+    Ok(deps)
 }

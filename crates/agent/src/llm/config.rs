@@ -107,6 +107,9 @@ pub struct ToolsConfig {
     pub output_limit: usize,
     /// How long a program or a fetch may take, in seconds.
     pub timeout_s: u64,
+    /// MCP servers whose tools the model may use too, by name. Their tools are called `NAME__TOOL`.
+    #[cfg(feature = "mcp")]
+    pub mcp: BTreeMap<String, crate::mcp::McpConfig>,
 }
 
 impl Default for ToolsConfig {
@@ -119,6 +122,8 @@ impl Default for ToolsConfig {
             env: Vec::new(),
             output_limit: 64 * 1024,
             timeout_s: 120,
+            #[cfg(feature = "mcp")]
+            mcp: BTreeMap::new(),
         }
     }
 }

@@ -4,5 +4,7 @@ mod common;
 mod config;
 mod crash;
 mod http;
+#[cfg(feature = "mcp")]
+mod mcp;
 mod service;
 mod worker;

@@ -1,0 +1,140 @@
+//! Are the tools of MCP servers used as they are, and are servers that die or lie contained?
+
+use crate::common::{adapter, gone, has, offer, pids, repository, result_text, session};
+use serde_json::{Value, json};
+use std::{collections::BTreeMap, fs, path::Path, sync::Arc, time::Duration};
+use windlass_agent::{
+    mcp::{McpConfig, McpServer},
+    tools::{Effect, Reply, Tool, ToolContext},
+};
+use windlass_runtime::{CoreApplyOutput, executor_fn};
+
+type Tools = BTreeMap<String, Arc<dyn Tool>>;
+
+/// A server that can be made to die and to lie, and its tools by the names that models use.
+async fn small(folder: &Path, change: impl FnOnce(&mut McpConfig)) -> Result<Tools, String> {
+    let script = repository().join("crates/agent/tests/outside/mcp_server.py");
+    let paths = [script.as_path(), folder].map(|path| path.to_str().expect("UTF-8").to_owned());
+    let command = ["python3".to_owned()].into_iter().chain(paths).collect();
+    let mut config = McpConfig { command, timeout_seconds: 5, ..McpConfig::default() };
+    change(&mut config);
+    let tools = McpServer::new("small", config).tools().await.map_err(|error| error.to_string())?;
+    Ok(tools.into_iter().map(|tool| (tool.name().to_owned(), tool)).collect())
+}
+
+/// Calls a tool within a run.
+async fn call(tool: &Arc<dyn Tool>, arguments: Value) -> (String, bool) {
+    let tool = Arc::clone(tool);
+    let executor = executor_fn(move |turn| {
+        let (tool, arguments) = (Arc::clone(&tool), arguments.clone());
+        async move {
+            let key = turn.effect_key().to_string();
+            let context = ToolContext { turn: &turn, effect_key: &key };
+            let called =
+                tokio::time::timeout(tool.timeout().min(Duration::from_secs(2)), tool.call(arguments, &context));
+            let said = match called.await {
+                Ok(Ok(Reply::Done { content, is_error })) => json!([content, is_error]),
+                _ => json!(["its time is up", true]),
+            };
+            Ok(CoreApplyOutput::text(said.to_string()))
+        }
+    });
+    let adapter = adapter(Arc::new(executor));
+    let said = result_text(offer(&session(&adapter, 1).await, 1, "call").await.wait().await);
+    serde_json::from_str(&said).expect("what was said")
+}
+
+#[tokio::test]
+async fn tools_are_offered_with_the_effects_that_they_claim() {
+    if !has("python3") {
+        eprintln!("not shown: there is no python3");
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a folder");
+    let tools = small(dir.path(), |_| {}).await.expect("tools");
+    // Without those whose names or schemas are of no use.
+    let names: Vec<&str> = tools.keys().map(String::as_str).collect();
+    assert_eq!(
+        names,
+        [
+            "small__changes",
+            "small__die",
+            "small__die_once",
+            "small__echo",
+            "small__endless_line",
+            "small__fail",
+            "small__huge",
+            "small__lie",
+            "small__refuse",
+            "small__silent"
+        ]
+    );
+    let effect = |name: &str| tools[name].effect();
+    assert_eq!(
+        (effect("small__echo"), effect("small__die_once"), effect("small__die")),
+        (Effect::ReadOnly, Effect::Idempotent, Effect::Once)
+    );
+    let doubted = small(dir.path(), |config| config.trust_hints = false).await.expect("tools");
+    assert!(doubted.values().all(|tool| tool.effect() == Effect::Once));
+    let chosen = small(dir.path(), |config| config.tools = vec!["echo".into()]).await.expect("tools");
+    assert_eq!(chosen.keys().collect::<Vec<_>>(), ["small__echo"]);
+    let missing = small(dir.path(), |config| config.tools = vec!["fly".into()]).await.err().expect("it cannot fly");
+    assert!(missing.contains("it offers no tool \"fly\""), "{missing}");
+}
+
+#[tokio::test]
+async fn whatever_a_server_does_the_model_is_told_and_the_next_call_works() {
+    if !has("python3") {
+        eprintln!("not shown: there is no python3");
+        return;
+    }
+    for (name, arguments, expected, is_error) in [
+        ("echo", json!({ "text": "good day" }), "good day 1 keyed", false),
+        ("fail", json!({}), "no such thing", true),
+        ("refuse", json!({}), "mcp_error: not today (-32000)", true),
+        ("lie", json!({}), "mcp_schema_violation: the result is not what was promised: \"none\" is not of type", true),
+        ("die_once", json!({}), "die_once at start 2", false),
+        ("die", json!({}), "mcp_outcome_unknown: ", true),
+        ("silent", json!({}), "its time is up", true),
+        ("endless_line", json!({}), "after it", false),
+    ] {
+        let dir = tempfile::tempdir().expect("a folder");
+        let tools = small(dir.path(), |_| {}).await.expect("tools");
+        let (said, failed) = call(&tools[&format!("small__{name}")], arguments).await;
+        assert!(said.starts_with(expected) && failed == is_error, "{name}: {said}");
+        let (said, failed) = call(&tools["small__echo"], json!({ "text": "still" })).await;
+        assert!(said.starts_with("still ") && !failed, "after {name}: {said}");
+        // Started again by somebody, it offers another tool under the same name.
+        let restarted = fs::read_to_string(dir.path().join("starts")).expect("written").len() > 1;
+        let (said, failed) = call(&tools["small__changes"], json!({})).await;
+        let expected = if restarted { "mcp_tool_changed" } else { "changes at start 1" };
+        assert!(said.starts_with(expected) && failed == restarted, "after {name}: {said}");
+    }
+    let dir = tempfile::tempdir().expect("a folder");
+    let tools = small(dir.path(), |_| {}).await.expect("tools");
+    let (said, _) = call(&tools["small__huge"], json!({})).await;
+    assert!(said.contains("[cut: 1048576 of 2097152 bytes are shown]"), "{}", &said[..100]);
+}
+
+#[tokio::test]
+async fn a_server_that_is_none_is_not_there_and_leaves_nobody_behind() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("pids");
+    let script = format!("sleep 1000 & echo $$ $! > '{0}.new'; mv '{0}.new' '{0}'; echo hello; exit 3", file.display());
+    let unusable = |command: &[&str], url: Option<&str>| McpConfig {
+        command: command.iter().map(|&part| part.to_owned()).collect(),
+        url: url.map(str::to_owned),
+        ..McpConfig::default()
+    };
+    for (config, expected) in [
+        (unusable(&["/nowhere/to/be/found"], None), "/nowhere/to/be/found cannot be started"),
+        (unusable(&["/bin/sh", "-c", &script], None), "mcp_unavailable: x: "),
+        (unusable(&[], None), "give either command or url"),
+        (unusable(&["true"], Some("https://example.com/")), "give either command or url"),
+        (unusable(&[], Some("http://127.0.0.1:1/")), "url_not_allowed"),
+    ] {
+        let error = McpServer::new("x", config).tools().await.err().expect("it is none").to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+    gone(&pids(&file).await).await;
+}
