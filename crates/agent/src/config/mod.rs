@@ -30,7 +30,7 @@ pub use http::HttpConfig;
 pub use process::{ProcessConfig, ProcessMode};
 
 use crate::{
-    ProcessExecutor,
+    Egress, EgressRules, ProcessExecutor,
     llm::{LlmAgent, LlmConfig, LlmDeps},
 };
 use agents::Maker;
@@ -110,7 +110,11 @@ impl AgentConfig {
             },
             AgentConfig::Http(http) => Maker::One(Arc::new(http.executor()?)),
             AgentConfig::Llm(llm) => {
-                let deps = with_mcp(llm, deps.clone()).await?;
+                let mut deps = with_mcp(llm, deps.clone()).await?;
+                if deps.egress.is_none() && llm.tools.enabled.iter().any(|tool| tool == "fetch") {
+                    let egress = Egress::new(EgressRules::default());
+                    deps.egress = Some(egress.map_err(|error| format!("there is no TLS here: {error}"))?);
+                }
                 let agent = LlmAgent::from_config(llm, deps).map_err(|error| error.to_string())?;
                 Maker::Llm(Box::new(agent))
             }
@@ -130,6 +134,6 @@ async fn with_mcp(llm: &LlmConfig, mut deps: LlmDeps) -> Result<LlmDeps, String>
 
 /// What an agent is given: without the feature `mcp` there is nothing to add.
 #[cfg(not(feature = "mcp"))]
-async fn with_mcp(_: &LlmConfig, deps: LlmDeps) -> Result<LlmDeps, String> {
-    Ok(deps)
+fn with_mcp(_: &LlmConfig, deps: LlmDeps) -> std::future::Ready<Result<LlmDeps, String>> {
+    std::future::ready(Ok(deps))
 }

@@ -68,7 +68,7 @@ impl McpTool {
     }
 
     /// What the model is told.
-    fn reply(&self, result: CallToolResult) -> Reply {
+    fn reply(&self, result: &CallToolResult) -> Reply {
         let structured = result.structured_content.as_ref();
         let is_error = result.is_error.unwrap_or(false);
         if let (Some(promise), false) = (&self.promise, is_error) {
@@ -129,7 +129,7 @@ impl Tool for McpTool {
             request.meta = Some(RequestMetaObject(MetaObject(key)));
             // Dropped, when its time is up or the run is cancelled, it tells the server so.
             return Ok(match peer.call_tool(request).await {
-                Ok(result) => self.reply(result),
+                Ok(result) => self.reply(&result),
                 Err(ServiceError::McpError(error)) => {
                     Reply::error("mcp_error", format!("{} ({})", error.message, error.code.0))
                 }

@@ -82,7 +82,7 @@ pub(crate) fn repository() -> PathBuf {
 
 /// Looks again and again, because another process gives no signal.
 pub(crate) async fn until<T>(mut look: impl FnMut() -> Option<T>) -> T {
-    let looked = tokio::time::timeout(Duration::from_secs(20), async {
+    let looked = tokio::time::timeout(Duration::from_secs(60), async {
         loop {
             if let Some(seen) = look() {
                 return seen;

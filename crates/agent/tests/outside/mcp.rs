@@ -1,8 +1,8 @@
 //! Are the tools of MCP servers used as they are, and are servers that die or lie contained?
 
-use crate::common::{adapter, gone, has, offer, pids, repository, result_text, session};
+use crate::common::{adapter, gone, has, offer, pids, repository, result_text, session, until};
 use serde_json::{Value, json};
-use std::{collections::BTreeMap, fs, path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fs, path::Path, sync::Arc};
 use windlass_agent::{
     mcp::{McpConfig, McpServer},
     tools::{Effect, Reply, Tool, ToolContext},
@@ -16,7 +16,7 @@ async fn small(folder: &Path, change: impl FnOnce(&mut McpConfig)) -> Result<Too
     let script = repository().join("crates/agent/tests/outside/mcp_server.py");
     let paths = [script.as_path(), folder].map(|path| path.to_str().expect("UTF-8").to_owned());
     let command = ["python3".to_owned()].into_iter().chain(paths).collect();
-    let mut config = McpConfig { command, timeout_seconds: 5, ..McpConfig::default() };
+    let mut config = McpConfig { command, timeout_seconds: 30, ..McpConfig::default() };
     change(&mut config);
     let tools = McpServer::new("small", config).tools().await.map_err(|error| error.to_string())?;
     Ok(tools.into_iter().map(|tool| (tool.name().to_owned(), tool)).collect())
@@ -29,9 +29,8 @@ async fn call(tool: &Arc<dyn Tool>, arguments: Value) -> (String, bool) {
         let (tool, arguments) = (Arc::clone(&tool), arguments.clone());
         async move {
             let key = turn.effect_key().to_string();
-            let context = ToolContext { turn: &turn, effect_key: &key };
-            let called =
-                tokio::time::timeout(tool.timeout().min(Duration::from_secs(2)), tool.call(arguments, &context));
+            let context = ToolContext { turn: &turn, effect_key: &key, causes: &[] };
+            let called = tokio::time::timeout(tool.timeout(), tool.call(arguments, &context));
             let said = match called.await {
                 Ok(Ok(Reply::Done { content, is_error })) => json!([content, is_error]),
                 _ => json!(["its time is up", true]),
@@ -99,7 +98,9 @@ async fn whatever_a_server_does_the_model_is_told_and_the_next_call_works() {
         ("endless_line", json!({}), "after it", false),
     ] {
         let dir = tempfile::tempdir().expect("a folder");
-        let tools = small(dir.path(), |_| {}).await.expect("tools");
+        // Impatient only where it is about time.
+        let impatient = |config: &mut McpConfig| config.timeout_seconds = if name == "silent" { 1 } else { 30 };
+        let tools = small(dir.path(), impatient).await.expect("tools");
         let (said, failed) = call(&tools[&format!("small__{name}")], arguments).await;
         assert!(said.starts_with(expected) && failed == is_error, "{name}: {said}");
         let (said, failed) = call(&tools["small__echo"], json!({ "text": "still" })).await;
@@ -137,4 +138,36 @@ async fn a_server_that_is_none_is_not_there_and_leaves_nobody_behind() {
         assert!(error.contains(expected), "{error}");
     }
     gone(&pids(&file).await).await;
+}
+
+/// Judged by the package `mcp`, where `WINDLASS_MCP_PYTHON` names a Python that has it.
+#[tokio::test]
+async fn the_official_server_and_we_agree_over_both_transports() {
+    let Ok(python) = std::env::var("WINDLASS_MCP_PYTHON") else {
+        eprintln!("not shown: WINDLASS_MCP_PYTHON names no Python with the package mcp");
+        return;
+    };
+    let script = repository().join("crates/agent/tests/outside/mcp_official.py").to_str().expect("UTF-8").to_owned();
+    let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound").port();
+    let _endpoint = tokio::process::Command::new(&python)
+        .args([script.as_str(), &port.to_string()])
+        .kill_on_drop(true)
+        .spawn()
+        .expect("it starts");
+    until(|| std::net::TcpStream::connect(("127.0.0.1", port)).ok()).await;
+    let stdio = McpConfig { command: vec![python, script], ..McpConfig::default() };
+    let http = McpConfig {
+        url: Some(format!("http://127.0.0.1:{port}/mcp")),
+        allow: vec![format!("127.0.0.1:{port}").parse().expect("a host")],
+        ..McpConfig::default()
+    };
+    for config in [stdio, http] {
+        let tools = McpServer::new("official", config).tools().await.expect("tools");
+        let tools: Tools = tools.into_iter().map(|tool| (tool.name().to_owned(), tool)).collect();
+        assert_eq!(tools.keys().collect::<Vec<_>>(), ["official__add", "official__divide"]);
+        assert_eq!(tools["official__add"].effect(), Effect::ReadOnly);
+        assert_eq!(call(&tools["official__add"], json!({ "a": 19, "b": 23 })).await, ("42".to_owned(), false));
+        let (said, failed) = call(&tools["official__divide"], json!({ "a": 1, "b": 0 })).await;
+        assert!(failed && said.contains("divide"), "{said}");
+    }
 }
