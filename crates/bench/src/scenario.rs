@@ -4,6 +4,7 @@ mod bytes;
 mod core;
 mod durable;
 mod floors;
+mod llm;
 mod memory;
 mod operations;
 mod recover;
@@ -44,6 +45,9 @@ pub const ALL: &[Scenario] = &[
     },
     Scenario { name: "wait_all", about: "one wait for many operations", run: operations::wait_all },
     Scenario { name: "wake", about: "from a completion to the start of its executor", run: operations::wake },
+    Scenario { name: "llm_chunk", about: "per chunk that a model streams, watched", run: llm::llm_chunk },
+    Scenario { name: "llm_turn", about: "a turn of a model without tools", run: llm::llm_turn },
+    Scenario { name: "llm_many", about: "bytes of many turns in the middle of their answers", run: llm::llm_many },
     Scenario { name: "mem_session", about: "bytes of an idle session", run: bytes::mem_session },
     Scenario { name: "mem_input", about: "bytes of a waiting input", run: bytes::mem_input },
     Scenario { name: "mem_done", about: "bytes of a finished input", run: bytes::mem_done },

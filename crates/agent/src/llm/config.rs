@@ -38,7 +38,8 @@ pub struct LlmConfig {
     /// The file that holds the key; white space around it does not count.
     #[serde(default)]
     pub api_key_file: Option<PathBuf>,
-    /// Headers sent with each request; they replace ours of the same name.
+    /// Headers sent with each request; they replace ours of the same name. They are shown wherever the configuration is:
+    /// a secret belongs into `api_key_env` or `api_key_file`.
     #[serde(default)]
     pub headers: BTreeMap<String, String>,
     /// What the model is told before all else.

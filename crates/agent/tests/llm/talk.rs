@@ -570,3 +570,15 @@ fn settings_that_cannot_be_used_are_named() {
     let unknown = toml::from_str::<LlmConfig>("dialect = 'openai'\nmodel = 'm'\nmodle = 'x'").expect_err("a slip");
     assert!(unknown.to_string().contains("modle"), "{unknown}");
 }
+
+#[test]
+fn the_guides_example_is_a_configuration() {
+    use std::collections::BTreeMap;
+    use windlass_agent::config::AgentConfig;
+    type Agents = BTreeMap<String, BTreeMap<String, AgentConfig>>;
+    let guide = include_str!("../../../../docs/guide/llm-agents.md");
+    let example = guide.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).expect("an example");
+    let read: Agents = toml::from_str(example).expect("it is read");
+    let AgentConfig::Llm(gardener) = &read["agents"]["gardener"] else { panic!("{read:?}") };
+    assert_eq!((gardener.budget.steps, gardener.tools.enabled.len()), (Some(50), 8));
+}
