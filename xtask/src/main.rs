@@ -3,6 +3,7 @@
 mod bench;
 mod layers;
 mod scenarios;
+mod schemathesis;
 mod steps;
 mod suite;
 

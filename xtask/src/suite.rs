@@ -1,7 +1,7 @@
 //! What must hold before anything is merged?
 
 use crate::{
-    layers, root, scenarios,
+    layers, root, scenarios, schemathesis,
     steps::{Outcome, Tally, capture, cargo, installed, must, step},
 };
 use std::path::Path;
@@ -12,7 +12,7 @@ pub(crate) struct Options {
     /// Also what takes long: ignored tests, and more cases of each property (`WINDLASS_DEEP=1`).
     #[arg(long)]
     deep: bool,
-    /// Only this step: fmt, clippy, tests, doctests, rustdoc, scenarios, layers, wasm, deny or readme.
+    /// Only this step: fmt, clippy, tests, doctests, rustdoc, scenarios, layers, wasm, deny, readme or schemathesis.
     #[arg(long, value_name = "NAME")]
     only: Option<String>,
 }
@@ -31,6 +31,7 @@ const STEPS: &[(&str, Work)] = &[
     ("doctests", doctests),
     ("rustdoc", |_, _| rustdoc()),
     ("readme", |_, _| readme()),
+    ("schemathesis", |options, _| schemathesis::run(if options.deep { 180 } else { 60 })),
 ];
 
 /// Runs the steps; `true` if nothing failed.

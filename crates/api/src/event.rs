@@ -49,7 +49,7 @@ pub struct Lagged {
     /// The session.
     #[cfg_attr(feature = "openapi", schema(value_type = crate::schema::SessionId))]
     pub session: SessionId,
-    /// How many pieces of progress, at least. Entries are never missed.
+    /// How many pieces of progress, at most. Entries are never missed.
     pub missed: u64,
 }
 

@@ -8,7 +8,7 @@
 use utoipa::{
     PartialSchema, ToSchema,
     openapi::{
-        KnownFormat, ObjectBuilder, RefOr, Schema, SchemaFormat,
+        KnownFormat, ObjectBuilder, OneOfBuilder, RefOr, Schema, SchemaFormat,
         schema::{AdditionalProperties, SchemaType, Type},
     },
 };
@@ -32,6 +32,25 @@ macro_rules! text {
     )+};
 }
 
+const SCOPES: [&str; 16] = [
+    "inputs:write",
+    "sessions:read",
+    "sessions:write",
+    "sessions:control",
+    "events:read",
+    "blobs:read",
+    "blobs:write",
+    "ops:read",
+    "ops:write",
+    "ops:*",
+    "peers:send",
+    "peers:admin",
+    "executors:admin",
+    "tokens:admin",
+    "tenant:admin",
+    "*",
+];
+
 fn uuid() -> SchemaFormat {
     SchemaFormat::Custom("uuid".into())
 }
@@ -50,19 +69,25 @@ text! {
     /// A session: its id, or its name.
     SessionName { pattern(Some("^[A-Za-z0-9_-]{1,64}$")), max_length(Some(64)) };
     /// A name.
-    Name { pattern(Some("^[A-Za-z0-9_.-]{1,64}$")), max_length(Some(64)) };
+    Name { pattern(Some("^[^\\u0000-\\u001f\\u007f-\\u009f]+$")), min_length(Some(1)), max_length(Some(200)) };
     /// A short word.
     Word { min_length(Some(1)), max_length(Some(64)) };
+    /// The name of a policy.
+    PolicyName { pattern(Some("^[A-Za-z0-9_.-]{1,64}$")) };
     /// A policy: its name, or `name@version`.
     PolicyRef { pattern(Some("^[A-Za-z0-9_.-]{1,64}(@[0-9]{1,18})?$")) };
+    /// A label as `name:value`.
+    LabelFilter { pattern(Some("^[^:]*:.*$")) };
     /// 1 to 255 visible ASCII characters.
     Key { pattern(Some("^[!-~]{1,255}$")) };
     /// The BLAKE3 hash of the bytes, in lower-case hex.
     BlobId { pattern(Some("^[0-9a-f]{64}$")) };
     /// A moment, in UTC.
     Moment { format(Some(SchemaFormat::KnownFormat(KnownFormat::DateTime))) };
-    /// What a token may do, for example `inputs:write`.
-    Scope { pattern(Some("^[a-z]+:[a-z*]+$")) };
+    /// What a token may do.
+    Scope { enum_values(Some(SCOPES)) };
+    /// The public part of a token.
+    TokenId { pattern(Some("^[a-z0-9]{16}$")) };
 }
 
 impl PartialSchema for crate::Time {
@@ -139,6 +164,8 @@ words! {
     Deliver { next_run, checkpoint, with_next_run, context, ignore }
     /// What is done with an input that arrives while a run is on.
     OnBusy { wait, interrupt, reject }
+    /// What becomes of the older content.
+    Join { latest, append }
     /// Who may go past an input that backs off.
     Overtake { never, other_sources, always }
     /// How far a request is.
@@ -177,4 +204,90 @@ pub struct OperationProgress {
     pub message: String,
     /// In percent, where known.
     pub percent: Option<f32>,
+}
+
+/// A policy: rows, the first that matches wins.
+#[derive(Debug, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PolicyTable {
+    /// Passed over: the server counts versions.
+    #[schema(value_type = Option<u64>)]
+    pub version: Option<u64>,
+    /// In order of precedence.
+    #[schema(required = false, max_items = 256)]
+    pub row: Vec<PolicyRow>,
+}
+
+/// A row of a policy. An absent condition always holds.
+#[derive(Debug, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PolicyRow {
+    pub kind: Option<InputKind>,
+    pub mode: Option<HandlingMode>,
+    pub source: Option<SourceKind>,
+    /// Whether a run is on.
+    pub busy: Option<bool>,
+    pub decision: PolicyDecision,
+}
+
+/// What a row of a policy decides.
+#[derive(Debug, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PolicyDecision {
+    pub deliver: Deliver,
+    /// Whether it may start a run by itself. Absent: yes.
+    pub wake: Option<bool>,
+    pub on_busy: Option<OnBusy>,
+    /// `keep`, `supersede`, `{"coalesce": {"join": "latest" | "append"}}` or
+    /// `{"debounce": {"window_ms": …, "max_ms": …}}`.
+    #[schema(value_type = Option<Merge>)]
+    pub merge: Option<AnyJson>,
+    /// Higher goes first.
+    pub priority: Option<u8>,
+    pub overtake: Option<Overtake>,
+    pub record_transcript: Option<bool>,
+    pub emit_operator_content: Option<bool>,
+}
+
+/// What becomes of an input of the same scope that waits.
+#[derive(Debug)]
+pub struct Merge;
+
+impl PartialSchema for Merge {
+    fn schema() -> RefOr<Schema> {
+        let word = ObjectBuilder::new().schema_type(Type::String).enum_values(Some(["keep", "supersede"]));
+        OneOfBuilder::new().item(word).item(Coalesce::schema()).item(Debounce::schema()).into()
+    }
+}
+
+impl ToSchema for Merge {}
+
+/// They become one.
+#[derive(Debug, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Coalesce {
+    #[schema(inline)]
+    pub coalesce: Joined,
+}
+
+#[derive(Debug, ToSchema)]
+pub struct Joined {
+    #[schema(inline)]
+    pub join: Join,
+}
+
+/// It waits for quiet.
+#[derive(Debug, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Debounce {
+    #[schema(inline)]
+    pub debounce: Quiet,
+}
+
+#[derive(Debug, ToSchema)]
+pub struct Quiet {
+    #[schema(minimum = 1, maximum = 9_007_199_254_740_991_u64)]
+    pub window_ms: u64,
+    #[schema(minimum = 1, maximum = 9_007_199_254_740_991_u64)]
+    pub max_ms: u64,
 }

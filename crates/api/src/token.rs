@@ -14,14 +14,14 @@ pub struct CreateToken {
     pub name: Option<String>,
     /// The tenant that it speaks for. Absent: the one that asks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[cfg_attr(feature = "openapi", schema(value_type = Option<crate::schema::Name>))]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<crate::schema::SessionName>))]
     pub tenant: Option<String>,
     /// What it may do, for example `inputs:write`.
     #[cfg_attr(feature = "openapi", schema(value_type = Vec<crate::schema::Scope>, min_items = 1, max_items = 64))]
     pub scopes: Vec<String>,
     /// Only sessions whose name begins so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[cfg_attr(feature = "openapi", schema(value_type = Option<crate::schema::Name>))]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<crate::schema::SessionName>))]
     pub session_prefix: Option<String>,
     /// How long it holds, in seconds. Absent: until it is revoked.
     #[serde(default, skip_serializing_if = "Option::is_none")]

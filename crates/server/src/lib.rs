@@ -13,6 +13,7 @@ mod health;
 pub mod json;
 pub mod limits;
 mod listener;
+pub mod openapi;
 pub mod problem;
 mod routes;
 mod serve;

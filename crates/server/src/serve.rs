@@ -30,7 +30,7 @@ use windlass_core::Limits;
 use windlass_runtime::{
     ExecutorFactory, Observer, RuntimeSessionAdapter, SystemClock,
     blob::{BlobError, BlobStore},
-    documents::Documents,
+    documents::{DocumentError, Documents},
     object_blobs::ObjectBlobs,
     store::{Store, StoreError},
 };
@@ -73,6 +73,9 @@ pub enum ServeError {
     /// The tokens cannot be read.
     #[error("{0}")]
     Tokens(Problem),
+    /// The policies cannot be read.
+    #[error("policies_unreadable: {0}; run `windlass verify`")]
+    Policies(DocumentError),
     /// Nothing can be counted: a bug.
     #[error("{0}")]
     Metrics(Problem),
@@ -181,7 +184,10 @@ impl ServerBuilder {
             Some(metrics) => metrics,
             None => Arc::new(Metrics::new().map_err(ServeError::Metrics)?),
         };
+        let policies = api::PolicyBook::load(Arc::clone(&self.documents)).await.map_err(ServeError::Policies)?;
+        let policies = Arc::new(policies);
         let mut runtime = RuntimeSessionAdapter::builder()
+            .policies(Arc::clone(&policies) as Arc<dyn windlass_runtime::Policies>)
             .store(self.store)
             .factory(self.factory)
             .limits(limits)
@@ -200,6 +206,7 @@ impl ServerBuilder {
             draining: AtomicBool::new(false),
             tasks: TaskTracker::new(),
             health: Health::default(),
+            api: api::Api::new(&config.limits, policies),
             config: config.clone(),
         });
         let routes = self.routes.into_iter().fold(routes(), |routes, add| routes.and(add));
@@ -222,7 +229,7 @@ impl ServerBuilder {
 
 /// Every route of the server.
 pub fn routes() -> Routes {
-    Routes::new().and(health::routes).and(auth::routes).and(api::routes)
+    Routes::new().and(health::routes).and(auth::routes).and(api::routes).and(crate::openapi::routes)
 }
 
 impl Server {

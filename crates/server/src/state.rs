@@ -55,6 +55,7 @@ pub(crate) struct Parts {
     pub(crate) draining: AtomicBool,
     pub(crate) tasks: TaskTracker,
     pub(crate) health: crate::health::Health,
+    pub(crate) api: crate::api::Api,
 }
 
 impl AppState {
@@ -110,6 +111,10 @@ impl AppState {
 
     pub(crate) fn rates(&self) -> &Rates {
         &self.0.rates
+    }
+
+    pub(crate) fn api(&self) -> &crate::api::Api {
+        &self.0.api
     }
 
     pub(crate) fn health(&self) -> &crate::health::Health {

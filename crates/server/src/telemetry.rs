@@ -34,6 +34,7 @@ pub struct Metrics {
     sessions: UpDownCounter<i64>,
     waiters: UpDownCounter<i64>,
     streams: UpDownCounter<i64>,
+    events_encoded: Counter<u64>,
     commit_time: Histogram<f64>,
     commit_entries: Counter<u64>,
     commit_sessions: Histogram<u64>,
@@ -86,6 +87,10 @@ impl Metrics {
             run_time: time("windlass_run_duration", "From the start of an attempt to its end"),
             sessions: level("windlass_open_sessions", "Sessions in memory"),
             waiters: level("windlass_waiters", "Those who wait for the end of an input"),
+            events_encoded: count(
+                "windlass_events_encoded",
+                "Entries encoded for streams: once each, however many follow",
+            ),
             streams: level("windlass_streams", "Streams of events that are open"),
             commit_time: time("windlass_commit_duration", "How long the store took to make a group of appends durable"),
             commit_entries: count("windlass_commit_entries", "Entries made durable"),
@@ -118,6 +123,11 @@ impl Metrics {
     /// A stream of events was opened (1), or is over (-1).
     pub fn streams(&self, delta: i64) {
         self.streams.add(delta, &[]);
+    }
+
+    /// An entry was encoded for all the streams of its session.
+    pub(crate) fn event_encoded(&self) {
+        self.events_encoded.add(1, &[]);
     }
 
     /// An envelope of a peer was refused with this code.

@@ -1,0 +1,155 @@
+//! How do bytes come in and go out, and whose are they?
+//!
+//! A blob is named by the hash of its bytes, whoever sent them. Who may read it is kept beside it, per tenant: a hash
+//! that a tenant has not sent names nothing, although somebody else may have sent the same bytes.
+
+use super::{Named, reach};
+use crate::{
+    auth::{Principal, Tenant},
+    json,
+    limits::BLOB_BYTES,
+    problem::{Code, Problem},
+    state::AppState,
+};
+use axum::{
+    Json,
+    extract::{Request, State},
+    response::{IntoResponse, Response},
+};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use serde_json::json;
+use std::sync::Arc;
+use windlass_api::StoredBlob;
+use windlass_core::{BlobId, ContentBlock, Input, InputId, MediaSource};
+use windlass_runtime::{
+    SessionHandle,
+    blob::{BlobError, BlobStore},
+    store::InputRef,
+};
+
+fn kind(tenant: &Tenant) -> String {
+    format!("blob/{tenant}")
+}
+
+async fn owns(state: &AppState, tenant: &Tenant, blob: &BlobId) -> Result<bool, Problem> {
+    Ok(state.documents().get(&kind(tenant), blob.as_str()).await?.is_some())
+}
+
+async fn own(state: &AppState, tenant: &Tenant, blob: &BlobId, bytes: u64) -> Result<(), Problem> {
+    if !owns(state, tenant, blob).await? {
+        state.documents().put(&kind(tenant), blob.as_str(), json!({ "bytes": bytes }), None).await?;
+    }
+    Ok(())
+}
+
+fn store(state: &AppState) -> Result<&Arc<dyn BlobStore>, Problem> {
+    state.adapter().blobs().ok_or_else(|| Problem::new(Code::BlobStoreRequired).detail("this server keeps no blobs"))
+}
+
+/// Upload a blob
+///
+/// Any bytes, at most 64 MiB. The same bytes again are the same blob.
+#[utoipa::path(
+    post, path = "/v1/blobs", operation_id = "upload_blob", tag = "blobs",
+    request_body(content = Vec<u8>, content_type = "application/octet-stream"),
+    responses((status = 201, description = "It is kept.", body = StoredBlob, headers(("Location" = String, description = "Where it is."))))
+)]
+pub(crate) async fn upload(
+    State(state): State<AppState>,
+    principal: Principal,
+    request: Request,
+) -> Result<Response, Problem> {
+    let blobs = store(&state)?;
+    // Waiting here holds nothing: the body is not read yet.
+    let _place = state.api().uploads.acquire().await.map_err(Problem::internal)?;
+    let body = json::read(request, BLOB_BYTES).await?;
+    let bytes = body.len() as u64;
+    let blob = blobs.put(body).await.map_err(unkept)?;
+    own(&state, &principal.tenant, &blob, bytes).await?;
+    let location = format!("/v1/blobs/{}", blob.as_str());
+    Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(StoredBlob { blob, bytes })).into_response())
+}
+
+fn unkept(error: BlobError) -> Problem {
+    windlass_runtime::SessionError::Blob(error).into()
+}
+
+/// Download a blob
+///
+/// The bytes are checked against their name before any is sent. `HEAD` is answered too.
+#[utoipa::path(
+    get, path = "/v1/blobs/{blob}", operation_id = "download_blob", tag = "blobs",
+    params(
+        ("blob" = windlass_api::schema::BlobId, Path, description = "Its address."),
+        ("If-None-Match" = Option<String>, Header, description = "The blob that the caller has."),
+    ),
+    responses(
+        (status = 200, description = "The bytes.", body = Vec<u8>, content_type = "application/octet-stream", headers(("ETag" = String, description = "Its address, quoted."))),
+        (status = 304, description = "The caller has it."),
+    )
+)]
+pub(crate) async fn download(
+    State(state): State<AppState>,
+    principal: Principal,
+    Named(blob): Named<String>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let invalid = |_| Problem::new(Code::InvalidId).detail("a blob is named by 64 lower-case hex digits");
+    let blob = BlobId::try_from(blob).map_err(invalid)?;
+    let absent = || Problem::new(Code::NotFound).detail("there is no such blob; upload it first");
+    if !owns(&state, &principal.tenant, &blob).await? {
+        return Err(absent());
+    }
+    let tag = format!("\"{}\"", blob.as_str());
+    let known = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
+    if known.flat_map(|value| value.split(',')).any(|value| value.trim() == tag || value.trim() == "*") {
+        return Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, tag)]).into_response());
+    }
+    let bytes = match store(&state)?.get(&blob).await {
+        Ok(bytes) => bytes,
+        Err(BlobError::Missing(_)) => return Err(absent()),
+        Err(error) => return Err(unkept(error)),
+    };
+    let mut response = bytes.into_response();
+    let headers = response.headers_mut();
+    let text = |text: String| HeaderValue::try_from(text).map_err(Problem::internal);
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    headers.insert(header::CONTENT_DISPOSITION, text(format!("attachment; filename={tag}"))?);
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private, max-age=31536000, immutable"));
+    headers.insert(header::ETAG, text(tag)?);
+    Ok(response)
+}
+
+fn named(input: &Input) -> impl Iterator<Item = (&BlobId, u64)> {
+    input.blocks().into_iter().flatten().filter_map(|block| match block {
+        ContentBlock::Image { source: MediaSource::Blob { blob, bytes }, .. }
+        | ContentBlock::Video { source: MediaSource::Blob { blob, bytes }, .. } => Some((blob, *bytes)),
+        _ => None,
+    })
+}
+
+/// Refuses an input that names a blob which its sender may not read.
+pub(super) async fn check_named(state: &AppState, principal: &Principal, input: &Input) -> Result<(), Problem> {
+    for (blob, _) in named(input) {
+        if !owns(state, &principal.tenant, blob).await? {
+            let detail = "a blob that is named is not there; upload it first";
+            return Err(Problem::at(Code::BlobMissing, "/blocks".into(), detail));
+        }
+    }
+    Ok(())
+}
+
+/// What came within an input belongs to its sender.
+pub(super) async fn own_media(
+    state: &AppState,
+    principal: &Principal,
+    session: &SessionHandle,
+    input: InputId,
+) -> Result<(), Problem> {
+    let Some(accepted) = session.input(&InputRef::Id(input)).await? else { return Err(reach::no_session()) };
+    for (blob, bytes) in named(&accepted.input) {
+        own(state, &principal.tenant, blob, bytes).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,341 @@
+//! How does somebody follow sessions over HTTP?
+//!
+//! Server-sent events: each entry of a journal is an event with its position as id, so that a stream that was cut goes
+//! on where it ended. Live progress has no id and may be missed, which is told. A stream holds a place in a channel and
+//! nothing else; it ends when its client goes, the session is deleted, the token is over or the server shuts down.
+
+use super::{
+    Named,
+    cursor::List,
+    fanout::{Follower, Item, ended},
+    journal::position,
+    places::Place,
+    reach,
+};
+use crate::{
+    auth::{Principal, Scope, authenticate},
+    guard::ClientIp,
+    json::StrictQuery,
+    problem::{Code, Problem},
+    state::AppState,
+};
+use axum::{
+    body::Body,
+    extract::{Extension, State},
+    response::{IntoResponse, Response},
+};
+use bytes::{Bytes, BytesMut};
+use futures_util::{FutureExt as _, StreamExt as _, stream};
+use http::{HeaderMap, HeaderName, header};
+use serde::Deserialize;
+use std::{collections::BTreeMap, convert::Infallible, net::IpAddr, time::Duration};
+use tokio::time::{Instant, Interval, MissedTickBehavior};
+use windlass_core::{Seq, SessionId};
+use windlass_runtime::SessionHandle;
+
+/// How often a stream without events says that it is there.
+const HEARTBEAT: Duration = Duration::from_secs(15);
+/// How often it is asked whether the caller may still follow.
+const RECHECK: Duration = Duration::from_secs(45);
+/// Sessions of one stream.
+const SESSIONS: usize = 64;
+/// Events that are ready at once are sent together, up to so many bytes.
+const TOGETHER: usize = 32 * 1024;
+/// How long a client waits before it connects again, in milliseconds.
+const OPENING: &str = ": windlass\nretry: 2000\n\n";
+
+/// Where to begin.
+#[derive(Clone, Debug, Default, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct FollowQuery {
+    /// The entries after this position; 0 for all that are kept. Absent: what comes from now on. `Last-Event-ID` wins.
+    #[param(minimum = 0, maximum = 9_007_199_254_740_991_u64)]
+    after: Option<u64>,
+    /// Whether live progress is shown.
+    #[param(default = true)]
+    progress: Option<bool>,
+}
+
+/// Follow a session
+///
+/// Server-sent events. An entry of the journal is an event named as its record (`input_accepted`, `run_started`, …), its
+/// data an `Event`, its id the position: connect again with `Last-Event-ID` to go on. Without id: `progress` (live,
+/// shown once), `lagged` (progress was missed), `gap` (entries are no longer kept), `end` (deleted, draining or
+/// auth_expired). A comment comes every 15 seconds.
+#[utoipa::path(
+    get, path = "/v1/sessions/{session}/events", operation_id = "follow_session", tag = "events",
+    params(
+        ("session" = windlass_api::schema::SessionName, Path, description = "Its id or name."),
+        FollowQuery,
+        ("Last-Event-ID" = Option<String>, Header, description = "The id of the last event that was seen."),
+    ),
+    responses(
+        (status = 200, description = "The events.", body = String, content_type = "text/event-stream"),
+        (status = 400, description = "The position lies ahead of the journal.", body = windlass_api::ProblemDetails, content_type = "application/problem+json"),
+    )
+)]
+pub(crate) async fn session(
+    State(state): State<AppState>,
+    principal: Principal,
+    Extension(ClientIp(from)): Extension<ClientIp>,
+    Named(session): Named<String>,
+    StrictQuery(query): StrictQuery<FollowQuery>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let session = reach::reach(&state, &principal, &session).await?;
+    let seen = last_event_id(&headers)?;
+    let seen = seen.map(|id| id.parse::<u64>().map_err(|_| ahead("Last-Event-ID is a position of the journal")));
+    let after = seen.transpose()?.or(query.after).map(|after| position("/after", after)).transpose()?;
+    let place = state.api().streams.take(&principal)?;
+    let follower = follow(&state, &session, after).await?;
+    let sight = Sight::new(&state, principal, from, &headers, place);
+    let progress = query.progress.unwrap_or(true);
+    Ok(answer(stream::unfold(
+        (sight, follower, OPENING.into()),
+        move |(mut sight, mut follower, first): (_, _, Bytes)| async move {
+            if !first.is_empty() {
+                return Some((first, (sight, follower, Bytes::new())));
+            }
+            let next = loop {
+                match sight.watch(follower.next()).await {
+                    Seen::Item(Item::Entry(_, event)) => break together(event.whole(), &mut follower, progress),
+                    Seen::Item(Item::Live(_)) if !progress => {}
+                    Seen::Item(Item::Live(event)) => break event,
+                    Seen::Item(Item::Deleted) => break sight.end(ended(Some(follower.session()), "deleted")),
+                    Seen::News(news) => break news,
+                    Seen::Over => return None,
+                }
+            };
+            Some((next, (sight, follower, Bytes::new())))
+        },
+    )))
+}
+
+/// Adds the events that are ready too.
+fn together(first: Bytes, follower: &mut Follower, progress: bool) -> Bytes {
+    let mut all = BytesMut::new();
+    while all.len() < TOGETHER {
+        let event = match follower.next().now_or_never() {
+            Some(Item::Entry(_, event)) => event.whole(),
+            Some(Item::Live(event)) if progress => event,
+            Some(Item::Live(_)) => continue,
+            // The channel says so again.
+            Some(Item::Deleted) | None => break,
+        };
+        if all.is_empty() {
+            all.extend_from_slice(&first);
+        }
+        all.extend_from_slice(&event);
+    }
+    if all.is_empty() { first } else { all.freeze() }
+}
+
+/// Which sessions to follow.
+#[derive(Clone, Debug, Default, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SeveralQuery {
+    /// A session, by id or name; repeated, up to 64.
+    #[param(min_items = 1, max_items = 64, value_type = Vec<windlass_api::schema::SessionName>)]
+    session: Vec<String>,
+    /// Whether live progress is shown.
+    #[param(default = true)]
+    progress: Option<bool>,
+}
+
+/// Follow several sessions
+///
+/// As for one, in one stream; the data of each event names its session. The id is a cursor over all of them: connect
+/// again with it, and with the same sessions, to go on. It begins with what comes from now on.
+#[utoipa::path(
+    get, path = "/v1/events", operation_id = "follow_sessions", tag = "events",
+    params(SeveralQuery, ("Last-Event-ID" = Option<String>, Header, description = "The id of the last event that was seen.")),
+    responses((status = 200, description = "The events.", body = String, content_type = "text/event-stream"))
+)]
+pub(crate) async fn several(
+    State(state): State<AppState>,
+    principal: Principal,
+    Extension(ClientIp(from)): Extension<ClientIp>,
+    StrictQuery(query): StrictQuery<SeveralQuery>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    if !(1..=SESSIONS).contains(&query.session.len()) {
+        let detail = format!("1 to {SESSIONS} sessions are followed by one stream");
+        return Err(Problem::new(Code::SchemaViolation).detail(detail).parameter("session"));
+    }
+    let mut sessions = BTreeMap::new();
+    for text in &query.session {
+        let session = reach::reach(&state, &principal, text).await?;
+        sessions.insert(session.id(), session);
+    }
+    let ids: Vec<String> = sessions.keys().map(ToString::to_string).collect();
+    let list = List::of("/v1/events", &ids.iter().map(String::as_str).collect::<Vec<_>>());
+    let seen = last_event_id(&headers)?.map(|cursor| read_positions(list, cursor, sessions.len())).transpose()?;
+    let place = state.api().streams.take(&principal)?;
+    let mut places = BTreeMap::new();
+    let mut followers = stream::SelectAll::new();
+    for (at, session) in sessions.values().enumerate() {
+        let head = head(&state, session).await?;
+        let after = seen.as_ref().map_or(head, |seen| seen[at]);
+        places.insert(session.id(), after);
+        followers.push(followed(begin(&state, session, after, head)?));
+    }
+    let sight = Sight::new(&state, principal, from, &headers, place);
+    let progress = query.progress.unwrap_or(true);
+    let begun = (sight, followers, places, Bytes::from(OPENING));
+    Ok(answer(stream::unfold(begun, move |(mut sight, mut followers, mut places, first)| async move {
+        if !first.is_empty() {
+            return Some((first, (sight, followers, places, Bytes::new())));
+        }
+        let next = loop {
+            match sight.watch(followers.next()).await {
+                Seen::Item(Some((session, Item::Entry(seq, event)))) => {
+                    places.insert(session, seq);
+                    let cursor = list.cursor(&places.values().flat_map(|seq| seq.0.to_le_bytes()).collect::<Vec<_>>());
+                    break [&event.without_id()[..], b"id: ", cursor.as_bytes(), b"\n\n"].concat().into();
+                }
+                Seen::Item(Some((_, Item::Live(_)))) if !progress => {}
+                Seen::Item(Some((_, Item::Live(event)))) => break event,
+                Seen::Item(Some((session, Item::Deleted))) => break ended(Some(session), "deleted"),
+                // All of them are deleted.
+                Seen::Item(None) | Seen::Over => return None,
+                Seen::News(news) => break news,
+            }
+        };
+        Some((next, (sight, followers, places, Bytes::new())))
+    })))
+}
+
+/// A follower as a stream, which ends when its session is deleted.
+fn followed(follower: Follower) -> stream::BoxStream<'static, (SessionId, Item)> {
+    stream::unfold(Some(follower), |follower| async {
+        let mut follower = follower?;
+        let (session, item) = (follower.session(), follower.next().await);
+        let rest = (!matches!(item, Item::Deleted)).then_some(follower);
+        Some(((session, item), rest))
+    })
+    .boxed()
+}
+
+/// The positions of a cursor, in the order of the sessions' ids.
+fn read_positions(list: List, cursor: &str, sessions: usize) -> Result<Vec<Seq>, Problem> {
+    let bytes = list.position(cursor)?;
+    if bytes.len() != 8 * sessions {
+        return Err(Problem::new(Code::InvalidCursor).detail("the cursor is not one of these sessions"));
+    }
+    let number = |bytes: &[u8]| Seq(u64::from_le_bytes(bytes.try_into().expect("chunks of eight bytes")));
+    Ok(bytes.chunks_exact(8).map(number).collect())
+}
+
+fn last_event_id(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
+    let Some(id) = headers.get("last-event-id") else { return Ok(None) };
+    let id =
+        id.to_str().map_err(|_| Problem::new(Code::InvalidCursor).detail("Last-Event-ID is not one of this stream"))?;
+    Ok(Some(id.trim()).filter(|id| !id.is_empty()))
+}
+
+fn ahead(detail: &'static str) -> Problem {
+    Problem::new(Code::InvalidCursor).detail(detail)
+}
+
+async fn head(state: &AppState, session: &SessionHandle) -> Result<Seq, Problem> {
+    Ok(state.store().session(session.id()).await?.ok_or_else(reach::no_session)?.head)
+}
+
+async fn follow(state: &AppState, session: &SessionHandle, after: Option<Seq>) -> Result<Follower, Problem> {
+    let head = head(state, session).await?;
+    begin(state, session, after.unwrap_or(head), head)
+}
+
+/// A follower from a position that the journal has reached.
+fn begin(state: &AppState, session: &SessionHandle, after: Seq, head: Seq) -> Result<Follower, Problem> {
+    if after > head {
+        let detail =
+            format!("the journal ends at {head}; the position was another session's, or the store was restored");
+        return Err(Problem::new(Code::CursorAhead).detail(detail));
+    }
+    Ok(state.api().channels.follow(state, session, after, head))
+}
+
+fn answer(events: impl stream::Stream<Item = Bytes> + Send + 'static) -> Response {
+    const BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+    let headers = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-store"), (BUFFERING, "no")];
+    (headers, Body::from_stream(events.map(Ok::<_, Infallible>))).into_response()
+}
+
+/// What a stream notices besides events, and what it holds.
+struct Sight {
+    state: AppState,
+    principal: Principal,
+    from: IpAddr,
+    /// What the caller showed, to be asked again.
+    shown: HeaderMap,
+    heartbeat: Interval,
+    checked: Instant,
+    over: bool,
+    _place: Place,
+}
+
+/// What a stream sees.
+enum Seen<T> {
+    Item(T),
+    /// Something to send.
+    News(Bytes),
+    /// The last thing was sent.
+    Over,
+}
+
+impl Sight {
+    fn new(state: &AppState, principal: Principal, from: IpAddr, headers: &HeaderMap, place: Place) -> Sight {
+        state.metrics().streams(1);
+        let mut shown = HeaderMap::new();
+        for value in headers.get_all(header::AUTHORIZATION) {
+            shown.append(header::AUTHORIZATION, value.clone());
+        }
+        let mut heartbeat = tokio::time::interval_at(Instant::now() + HEARTBEAT, HEARTBEAT);
+        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let checked = Instant::now();
+        Sight { state: state.clone(), principal, from, shown, heartbeat, checked, over: false, _place: place }
+    }
+
+    /// The next thing of a stream, or what happens before it.
+    async fn watch<T>(&mut self, next: impl Future<Output = T>) -> Seen<T> {
+        if self.over {
+            return Seen::Over;
+        }
+        // A stream that is never quiet is checked too.
+        if self.checked.elapsed() >= RECHECK && !self.may_follow() {
+            return Seen::News(self.end(ended(None, "auth_expired")));
+        }
+        let closing = self.state.closing().clone();
+        tokio::select! {
+            biased;
+            () = closing.cancelled() => Seen::News(self.end(ended(None, "draining"))),
+            item = next => Seen::Item(item),
+            _ = self.heartbeat.tick() => Seen::News(Bytes::from_static(b":\n\n")),
+        }
+    }
+
+    /// Whether the caller may still follow; asked now and then.
+    fn may_follow(&mut self) -> bool {
+        self.checked = Instant::now();
+        authenticate(&self.state, &self.shown, self.from).is_ok_and(|now| {
+            now.tenant == self.principal.tenant
+                && now.prefix == self.principal.prefix
+                && now.may(Scope::EventsRead).is_ok()
+        })
+    }
+
+    /// This is the last thing that is sent.
+    fn end(&mut self, last: Bytes) -> Bytes {
+        self.over = true;
+        last
+    }
+}
+
+impl Drop for Sight {
+    fn drop(&mut self) {
+        self.state.metrics().streams(-1);
+    }
+}

@@ -1,0 +1,331 @@
+//! How do many streams follow one session, at the cost of one?
+//!
+//! Each followed session has a channel: one task reads its feed and encodes each event once, into bytes that all
+//! streams share. The channel keeps the last few; a stream that falls behind them, or that begins in the past, reads
+//! the store from its own position until it is there. Nothing is kept for it, and no entry is ever left out: a stream
+//! takes an entry from the channel only if it is the very next one.
+
+use crate::state::AppState;
+use bytes::Bytes;
+use serde::Serialize;
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+use tokio::sync::broadcast;
+use tokio_util::sync::CancellationToken;
+use windlass_api::{Ended, Gap, Lagged, Time};
+use windlass_core::{Entry, JsonText, Record, RunId, Seq, SessionId};
+use windlass_runtime::{FeedItem, SessionHandle, store::StoreError};
+
+/// Events that a channel keeps. With [`LARGEST`] this bounds a channel to one mebibyte.
+const KEPT: usize = 64;
+/// The largest event that a channel keeps, in bytes; streams read a larger entry from the store.
+const LARGEST: usize = 16 * 1024;
+/// Entries that a stream reads from the store at once.
+const PAGE: u32 = 32;
+/// After a failed read.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// The channels of the sessions that are followed.
+#[derive(Debug, Default)]
+pub(crate) struct Channels(Mutex<HashMap<SessionId, Weak<Channel>>>);
+
+/// What one session's streams share.
+#[derive(Debug)]
+pub(crate) struct Channel {
+    events: broadcast::Sender<Shared>,
+    /// Nothing comes any more: the session is deleted.
+    over: AtomicBool,
+    /// Ends the task: with the last stream, or with the session.
+    end: CancellationToken,
+}
+
+/// One event in a channel.
+#[derive(Clone, Debug)]
+enum Shared {
+    Entry {
+        seq: Seq,
+        event: Encoded,
+    },
+    /// One that is too large to be kept.
+    Large {
+        seq: Seq,
+    },
+    Live(Bytes),
+    Missed(u64),
+    Deleted,
+}
+
+/// An entry as a server-sent event.
+#[derive(Clone, Debug)]
+pub(super) struct Encoded {
+    /// The whole event, with the entry's position as its id.
+    whole: Bytes,
+    /// Where the id begins.
+    id_at: usize,
+}
+
+impl Encoded {
+    /// The event of a stream of one session.
+    pub(super) fn whole(&self) -> Bytes {
+        self.whole.clone()
+    }
+
+    /// The event without an id and without its end.
+    pub(super) fn without_id(&self) -> Bytes {
+        self.whole.slice(..self.id_at)
+    }
+}
+
+/// What a stream is to send next.
+#[derive(Debug)]
+pub(super) enum Item {
+    /// An entry, and its position.
+    Entry(Seq, Encoded),
+    /// Something without a position: live progress, or news of the stream itself.
+    Live(Bytes),
+    /// The session is deleted.
+    Deleted,
+}
+
+impl Channels {
+    /// Follows a session from the entry after a position.
+    pub(super) fn follow(&self, state: &AppState, session: &SessionHandle, after: Seq, head: Seq) -> Follower {
+        let id = session.id();
+        let mut channels = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = channels.get(&id).and_then(Weak::upgrade);
+        let channel = known.filter(|channel| !channel.over.load(Ordering::Acquire)).unwrap_or_else(|| {
+            channels.retain(|_, channel| channel.strong_count() > 0);
+            let channel = Channel::open(state, session.clone(), head);
+            channels.insert(id, Arc::downgrade(&channel));
+            channel
+        });
+        drop(channels);
+        let events = channel.events.subscribe();
+        Follower { state: state.clone(), session: id, channel, events, after, page: VecDeque::new(), behind: true }
+    }
+}
+
+impl Drop for Channel {
+    fn drop(&mut self) {
+        self.end.cancel();
+    }
+}
+
+impl Channels {
+    /// The session is deleted: its streams end.
+    pub(super) fn deleted(&self, session: SessionId) {
+        let channel = self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&session);
+        if let Some(channel) = channel.and_then(|channel| channel.upgrade()) {
+            channel.finish();
+        }
+    }
+}
+
+impl Channel {
+    /// The session is deleted: its streams end, once they have sent what they have.
+    fn finish(&self) {
+        self.over.store(true, Ordering::Release);
+        // An error says that nobody follows.
+        drop(self.events.send(Shared::Deleted));
+        self.end.cancel();
+    }
+
+    /// Entries up to `head` are committed; the task takes it from there.
+    fn open(state: &AppState, session: SessionHandle, head: Seq) -> Arc<Channel> {
+        let (events, _) = broadcast::channel(KEPT);
+        let end = CancellationToken::new();
+        let channel = Arc::new(Channel { events: events.clone(), over: AtomicBool::new(false), end: end.clone() });
+        let (state, watched) = (state.clone(), Arc::downgrade(&channel));
+        state.clone().tasks().spawn(async move {
+            let closing = state.closing().clone();
+            tokio::select! {
+                () = end.cancelled() => {}
+                () = closing.cancelled() => {}
+                () = encode(&state, session, head, &events) => {
+                    if let Some(channel) = watched.upgrade() {
+                        channel.finish();
+                    }
+                }
+            }
+        });
+        channel
+    }
+}
+
+/// Encodes what a session commits and shows, until it is deleted.
+async fn encode(state: &AppState, session: SessionHandle, head: Seq, events: &broadcast::Sender<Shared>) {
+    let id = session.id();
+    let mut feed = session.feed(head);
+    loop {
+        let shared = match feed.next().await {
+            Ok(FeedItem::Entry(entry)) => {
+                state.metrics().event_encoded();
+                let seq = entry.seq;
+                match encoded(id, &entry) {
+                    event if event.whole.len() <= LARGEST => Shared::Entry { seq, event },
+                    _ => Shared::Large { seq },
+                }
+            }
+            Ok(FeedItem::Progress(progress)) => match live(id, progress.run, &progress.delta) {
+                event if event.len() <= LARGEST => Shared::Live(event),
+                _ => Shared::Missed(1),
+            },
+            Ok(FeedItem::ProgressMissed(missed)) => Shared::Missed(missed),
+            // Let go of, or deleted. In the first case whoever uses it next opens it again.
+            Ok(FeedItem::Ended) => {
+                tokio::time::sleep(RETRY).await;
+                match state.adapter().session(id).await {
+                    Ok(again) => {
+                        feed = again.feed(feed.position());
+                        continue;
+                    }
+                    Err(windlass_runtime::SessionError::NotFound(_)) => return,
+                    Err(_) => continue,
+                }
+            }
+            // Streams that are so far behind hear of the gap from their own reads.
+            Err(StoreError::Pruned { oldest }) => {
+                feed = session.feed(oldest);
+                continue;
+            }
+            Err(error) => {
+                tracing::warn!(session = %id, %error, "a followed session could not be read, trying again");
+                tokio::time::sleep(RETRY).await;
+                continue;
+            }
+        };
+        // An error says that nobody follows at this moment; whoever comes reads the store first.
+        drop(events.send(shared));
+    }
+}
+
+/// One stream's place in one session.
+pub(super) struct Follower {
+    state: AppState,
+    session: SessionId,
+    channel: Arc<Channel>,
+    events: broadcast::Receiver<Shared>,
+    after: Seq,
+    page: VecDeque<Item>,
+    /// Whether the store has to be read before the channel is listened to.
+    behind: bool,
+}
+
+impl Follower {
+    /// Which session.
+    pub(super) fn session(&self) -> SessionId {
+        self.session
+    }
+
+    /// What comes next. Entries come in order and without a gap, unless an event says that there is one.
+    ///
+    /// Cancel-safe: what was not returned comes next time.
+    pub(super) async fn next(&mut self) -> Item {
+        loop {
+            if let Some(item) = self.page.pop_front() {
+                if let Item::Entry(seq, _) = item {
+                    self.after = seq;
+                }
+                return item;
+            }
+            if self.behind {
+                match self.state.store().read(self.session, self.after, PAGE).await {
+                    Ok(entries) => {
+                        self.behind = !entries.is_empty();
+                        let item = |entry: Arc<Entry>| Item::Entry(entry.seq, encoded(self.session, &entry));
+                        self.page.extend(entries.into_iter().map(item));
+                    }
+                    Err(StoreError::Pruned { oldest }) => {
+                        let gap = Gap { session: self.session, after: self.after.0, oldest: oldest.next().0 };
+                        self.after = oldest;
+                        return Item::Live(event("gap", &gap));
+                    }
+                    Err(error) => {
+                        tracing::warn!(session = %self.session, %error, "a stream could not read, trying again");
+                        tokio::time::sleep(RETRY).await;
+                    }
+                }
+                continue;
+            }
+            if self.events.is_empty() && self.channel.over.load(Ordering::Acquire) {
+                return Item::Deleted;
+            }
+            match self.events.recv().await {
+                Ok(Shared::Entry { seq, event }) if seq == self.after.next() => {
+                    self.after = seq;
+                    return Item::Entry(seq, event);
+                }
+                Ok(Shared::Entry { seq, .. } | Shared::Large { seq }) => self.behind = seq > self.after,
+                Ok(Shared::Live(event)) => return Item::Live(event),
+                Ok(Shared::Missed(missed)) => return self.lagged(missed),
+                Ok(Shared::Deleted) | Err(broadcast::error::RecvError::Closed) => return Item::Deleted,
+                Err(broadcast::error::RecvError::Lagged(missed)) => {
+                    self.behind = true;
+                    return self.lagged(missed);
+                }
+            }
+        }
+    }
+
+    fn lagged(&self, missed: u64) -> Item {
+        Item::Live(event("lagged", &Lagged { session: self.session, missed }))
+    }
+}
+
+#[derive(Serialize)]
+struct EntryData<'e> {
+    session: SessionId,
+    seq: u64,
+    at: Time,
+    r#type: &'e str,
+    record: &'e Record,
+}
+
+#[derive(Serialize)]
+struct LiveData<'e> {
+    session: SessionId,
+    live: bool,
+    run: RunId,
+    delta: &'e JsonText,
+}
+
+fn encoded(session: SessionId, entry: &Entry) -> Encoded {
+    let (seq, name) = (entry.seq.0, entry.record.name());
+    let data = EntryData { session, seq, at: entry.at.into(), r#type: name, record: &entry.record };
+    let mut text = format!("event: {name}\ndata: {}\n", line(&data));
+    let id_at = text.len();
+    text.push_str("id: ");
+    text.push_str(&seq.to_string());
+    text.push_str("\n\n");
+    Encoded { whole: text.into(), id_at }
+}
+
+fn live(session: SessionId, run: RunId, delta: &JsonText) -> Bytes {
+    event("progress", &LiveData { session, live: true, run, delta })
+}
+
+/// The event that ends a stream.
+pub(super) fn ended(session: Option<SessionId>, reason: &str) -> Bytes {
+    event("end", &Ended { session, reason: reason.to_owned() })
+}
+
+fn event(name: &str, data: &impl Serialize) -> Bytes {
+    format!("event: {name}\ndata: {}\n\n", line(data)).into()
+}
+
+/// JSON on one line: what executors commit passes through as they wrote it, line breaks and all.
+fn line(data: &impl Serialize) -> String {
+    let text =
+        serde_json::to_string(data).unwrap_or_else(|error| format!("{{\"unreadable\":{:?}}}", error.to_string()));
+    if !text.contains(['\n', '\r']) {
+        return text;
+    }
+    serde_json::from_str::<serde_json::Value>(&text)
+        .map_or_else(|_| text.replace(['\n', '\r'], " "), |value| value.to_string())
+}

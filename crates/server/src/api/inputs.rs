@@ -1,0 +1,526 @@
+//! What became of an input, why is it not running, and how does one wait for it?
+
+use super::{Named, PageQuery, admit, cursor::List, page_limit, reach};
+use crate::{
+    auth::Principal,
+    json::StrictQuery,
+    limits::WAIT,
+    problem::{Code, Problem},
+    state::AppState,
+};
+use axum::{
+    Json,
+    extract::State,
+    response::{IntoResponse, Response},
+};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use http::StatusCode;
+use serde::Deserialize;
+use serde_json::Value;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use windlass_api::{Completion, CompletionStatus, Explanation, InputPhase, InputView, Page, Waited, Withdrawn};
+use windlass_core::{
+    AbandonReason, Cause, Entry, InputId, InputState, Outcome, Record, Seq, SessionId, WithdrawOutcome,
+};
+use windlass_runtime::{
+    CompletionHandle, CompletionOutcome, SessionHandle,
+    store::{InputQuery, InputRef, InputRow, StoreError},
+};
+
+/// How long a wait lasts if its caller does not say.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Entries that are read at once for one page.
+const READS: usize = 8;
+
+/// Which inputs to list.
+#[derive(Clone, Debug, Default, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct InputsQuery {
+    /// Only these.
+    state: Option<InputPhase>,
+    /// At most so many items.
+    #[param(minimum = 1, maximum = 500, default = 100)]
+    limit: Option<u32>,
+    /// Where the page begins: the `next_cursor` of the one before.
+    cursor: Option<String>,
+}
+
+/// List the inputs of a session
+///
+/// In the order of their ids.
+#[utoipa::path(
+    get, path = "/v1/sessions/{session}/inputs", operation_id = "list_inputs", tag = "inputs",
+    params(("session" = windlass_api::schema::SessionName, Path, description = "Its id or name."), InputsQuery),
+    responses((status = 200, description = "A page.", body = Page<InputView>))
+)]
+pub(crate) async fn list(
+    State(state): State<AppState>,
+    principal: Principal,
+    Named(session): Named<String>,
+    StrictQuery(query): StrictQuery<InputsQuery>,
+) -> Result<Json<Page<InputView>>, Problem> {
+    let limit = page_limit(query.limit)?;
+    let session = reach::reach(&state, &principal, &session).await?;
+    let phase = query.state.map(|phase| format!("{phase:?}")).unwrap_or_default();
+    let of = List::of("/v1/sessions/{session}/inputs", &[&session.id().to_string(), &phase]);
+    let after = of.uuids::<1>(query.cursor.as_deref())?.map(|[input]| (session.id(), InputId::from_uuid(input)));
+    let wanted = InputQuery {
+        session: Some(session.id()),
+        open: match query.state {
+            Some(InputPhase::Open) => Some(true),
+            Some(InputPhase::Done) => Some(false),
+            Some(InputPhase::Dead) | None => None,
+        },
+        dead: query.state == Some(InputPhase::Dead),
+        after,
+        limit,
+        ..InputQuery::default()
+    };
+    let rows = state.store().inputs(wanted).await?;
+    let more = rows.len() == limit as usize;
+    let next_cursor = rows.last().filter(|_| more).map(|row| of.cursor(row.input.as_uuid().as_bytes()));
+    let active: BTreeMap<InputId, InputState> = if rows.iter().any(|row| row.settled.is_none()) {
+        session.active_inputs().await?.into_iter().collect()
+    } else {
+        BTreeMap::new()
+    };
+    let views = stream::iter(rows).map(|row| {
+        let live = active.get(&row.input).copied();
+        view(&state, row, live)
+    });
+    let items = views.buffered(READS).try_collect().await?;
+    Ok(Json(Page { items, next_cursor }))
+}
+
+/// List dead letters
+///
+/// Of all sessions: the inputs whose runs went wrong for good. `redrive` admits one anew.
+#[utoipa::path(
+    get, path = "/v1/dead-letters", operation_id = "list_dead_letters", tag = "inputs", params(PageQuery),
+    responses((status = 200, description = "A page.", body = Page<InputView>))
+)]
+pub(crate) async fn dead_letters(
+    State(state): State<AppState>,
+    principal: Principal,
+    StrictQuery(query): StrictQuery<PageQuery>,
+) -> Result<Json<Page<InputView>>, Problem> {
+    let limit = page_limit(query.limit)?;
+    let prefix = principal.prefix.as_deref().unwrap_or_default();
+    let of = List::of("/v1/dead-letters", &[principal.tenant.as_str(), prefix]);
+    let after = of.uuids::<2>(query.cursor.as_deref())?;
+    let after = after.map(|[session, input]| (SessionId::from_uuid(session), InputId::from_uuid(input)));
+    let wanted =
+        InputQuery { tenant: Some(principal.tenant.in_profile()), dead: true, after, limit, ..InputQuery::default() };
+    let rows = state.store().inputs(wanted).await?;
+    let more = rows.len() == limit as usize;
+    let place = |row: &InputRow| [*row.session.as_uuid().as_bytes(), *row.input.as_uuid().as_bytes()].concat();
+    let next_cursor = rows.last().filter(|_| more).map(|row| of.cursor(&place(row)));
+    let mut items = Vec::with_capacity(rows.len());
+    for row in rows {
+        if reach::owner(&state, row.session).await?.is_some_and(|owner| owner.shows_to(&principal)) {
+            items.push(view(&state, row, None).await?);
+        }
+    }
+    Ok(Json(Page { items, next_cursor }))
+}
+
+/// Look at an input
+#[utoipa::path(
+    get, path = "/v1/sessions/{session}/inputs/{input}", operation_id = "get_input", tag = "inputs",
+    params(
+        ("session" = windlass_api::schema::SessionName, Path, description = "Its id or name."),
+        ("input" = windlass_api::schema::InputId, Path, description = "Its id."),
+    ),
+    responses((status = 200, description = "The input.", body = InputView))
+)]
+pub(crate) async fn get(
+    State(state): State<AppState>,
+    principal: Principal,
+    Named((session, input)): Named<(String, String)>,
+) -> Result<Json<InputView>, Problem> {
+    let session = reach::reach(&state, &principal, &session).await?;
+    let row = row(&state, &session, reach::id(&input, "an input")?).await?;
+    let live = if row.settled.is_none() { session.input_state(row.input).await? } else { None };
+    Ok(Json(view(&state, row, live).await?))
+}
+
+/// How long to wait.
+#[derive(Clone, Debug, Default, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct WaitQuery {
+    /// In seconds.
+    #[param(minimum = 0, maximum = 120, default = 30)]
+    timeout: Option<u64>,
+}
+
+impl WaitQuery {
+    pub(super) fn limit(&self) -> Result<Duration, Problem> {
+        match self.timeout.map(Duration::from_secs) {
+            None => Ok(PATIENCE),
+            Some(limit) if limit <= WAIT => Ok(limit),
+            Some(_) => {
+                Err(Problem::new(Code::SchemaViolation).detail("0 to 120 seconds are taken").parameter("timeout"))
+            }
+        }
+    }
+}
+
+/// Wait for the end of an input
+///
+/// 200 with how it ended; 202 without, when the time is up first: ask again. A wait may begin at any time, also after a
+/// restart of the server, and after the end.
+#[utoipa::path(
+    get, path = "/v1/sessions/{session}/inputs/{input}/wait", operation_id = "wait_input", tag = "inputs",
+    params(
+        ("session" = windlass_api::schema::SessionName, Path, description = "Its id or name."),
+        ("input" = windlass_api::schema::InputId, Path, description = "Its id."),
+        WaitQuery,
+    ),
+    responses(
+        (status = 200, description = "It is over.", body = Waited),
+        (status = 202, description = "It is not over yet.", body = Waited),
+    )
+)]
+pub(crate) async fn wait(
+    State(state): State<AppState>,
+    principal: Principal,
+    Named((session, input)): Named<(String, String)>,
+    StrictQuery(query): StrictQuery<WaitQuery>,
+) -> Result<Response, Problem> {
+    let limit = query.limit()?;
+    let session = reach::reach(&state, &principal, &session).await?;
+    let input = reach::id(&input, "an input")?;
+    let place = state.api().waits.take(&principal)?;
+    let completion = session.completion(InputRef::Id(input)).await.map_err(no_input)?;
+    let result = finish(&state, &session, completion, limit).await?;
+    drop(place);
+    let now = session.input_state(input).await?.unwrap_or(InputState::Consumed);
+    let status = if result.is_some() { StatusCode::OK } else { StatusCode::ACCEPTED };
+    Ok((status, Json(Waited { id: input, session: session.id(), state: now, result })).into_response())
+}
+
+fn no_input(error: windlass_runtime::WaitError) -> Problem {
+    match error {
+        windlass_runtime::WaitError::NoSuchInput => absent(),
+        windlass_runtime::WaitError::Session(error) => error.into(),
+    }
+}
+
+fn absent() -> Problem {
+    Problem::new(Code::NotFound).detail("the session has no such input")
+}
+
+/// Waits for an end, at most so long. None: it is not over yet.
+///
+/// A server that shuts down answers `draining`, and whoever waits asks the next one.
+pub(super) async fn finish(
+    state: &AppState,
+    session: &SessionHandle,
+    completion: CompletionHandle,
+    limit: Duration,
+) -> Result<Option<Completion>, Problem> {
+    let input = completion.input();
+    let heard = tokio::select! {
+        biased;
+        heard = completion.wait_full() => heard,
+        () = state.closing().cancelled() => return Err(draining()),
+        () = tokio::time::sleep(limit) => return Ok(None),
+    };
+    // The journal says it in full, and whether it is true of the input or only of this process.
+    let told_of = heard.via.unwrap_or(input);
+    match session.outcome(&InputRef::Id(told_of)).await {
+        Ok(Some(outcome)) => Ok(Some(Completion { by: heard.via, ..completion_of(&outcome) })),
+        Ok(None) => match heard.outcome {
+            CompletionOutcome::RuntimeTerminated(_) if state.closing().is_cancelled() => Err(draining()),
+            CompletionOutcome::RuntimeTerminated(_) => Ok(None),
+            outcome => Ok(Some(Completion { by: heard.via, ..completion_heard(&outcome) })),
+        },
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn draining() -> Problem {
+    Problem::new(Code::Draining)
+        .detail("the server is shutting down; wait again when it is back")
+        .retry_after(Duration::from_secs(1))
+}
+
+/// How an input ended, in the words of the API.
+pub(super) fn completion_of(outcome: &Outcome) -> Completion {
+    let of = |status| Completion { status, ..Completion::default() };
+    match outcome {
+        Outcome::Completed { run, result } => Completion {
+            text: Some(result.text.clone()),
+            structured: result.structured.clone(),
+            run: Some(*run),
+            ..of(CompletionStatus::Completed)
+        },
+        Outcome::CompletedWithoutResult { run } => {
+            Completion { run: Some(*run), ..of(CompletionStatus::CompletedWithoutResult) }
+        }
+        Outcome::CallbackPending { run, tool } => Completion {
+            tool_name: Some(tool.tool_name.clone()),
+            tool_args: Some(tool.args.clone()),
+            run: Some(*run),
+            ..of(CompletionStatus::CallbackPending)
+        },
+        Outcome::Recorded => of(CompletionStatus::CompletedWithoutResult),
+        Outcome::Failed { run, after, error } => Completion {
+            run: Some(*run),
+            after: Some(*after),
+            error: Some(error.to_string()),
+            ..of(CompletionStatus::Failed)
+        },
+        Outcome::Cancelled { run, after } => {
+            Completion { run: Some(*run), after: Some(*after), ..of(CompletionStatus::Cancelled) }
+        }
+        Outcome::Superseded { by } => Completion { by: Some(*by), ..of(CompletionStatus::Superseded) },
+        Outcome::Coalesced { into } => Completion { by: Some(*into), ..of(CompletionStatus::Coalesced) },
+        Outcome::Abandoned { reason } => abandoned(reason),
+    }
+}
+
+fn abandoned(reason: &AbandonReason) -> Completion {
+    let error = match reason {
+        AbandonReason::Failed { error } | AbandonReason::MaxAttemptsExhausted { error, .. } => Some(error.to_string()),
+        _ => None,
+    };
+    Completion {
+        status: CompletionStatus::Abandoned,
+        reason: Some(reason.code().to_owned()),
+        error,
+        ..Completion::default()
+    }
+}
+
+/// The same of what a waiter heard, where the journal no longer has it.
+fn completion_heard(outcome: &CompletionOutcome) -> Completion {
+    let of = |status| Completion { status, ..Completion::default() };
+    match outcome {
+        CompletionOutcome::Completed(result) => Completion {
+            text: Some(result.text.clone()),
+            structured: result.structured.clone(),
+            ..of(CompletionStatus::Completed)
+        },
+        CompletionOutcome::CompletedWithoutResult => of(CompletionStatus::CompletedWithoutResult),
+        CompletionOutcome::CallbackPending(tool) => Completion {
+            tool_name: Some(tool.tool_name.clone()),
+            tool_args: Some(tool.args.clone()),
+            ..of(CompletionStatus::CallbackPending)
+        },
+        CompletionOutcome::Abandoned(reason) => abandoned(reason),
+        CompletionOutcome::Failed { after, error } => {
+            Completion { after: Some(*after), error: Some(error.to_string()), ..of(CompletionStatus::Failed) }
+        }
+        CompletionOutcome::Cancelled { after } => Completion { after: Some(*after), ..of(CompletionStatus::Cancelled) },
+        CompletionOutcome::Superseded { by } => Completion { by: Some(*by), ..of(CompletionStatus::Superseded) },
+        _ => of(CompletionStatus::Forgotten),
+    }
+}
+
+/// Take back an input that has not started
+///
+/// Idempotent.
+#[utoipa::path(
+    delete, path = "/v1/sessions/{session}/inputs/{input}", operation_id = "withdraw_input", tag = "inputs",
+    params(
+        ("session" = windlass_api::schema::SessionName, Path, description = "Its id or name."),
+        ("input" = windlass_api::schema::InputId, Path, description = "Its id."),
+    ),
+    responses(
+        (status = 200, description = "It will not run.", body = Withdrawn),
+        (status = 409, description = "It has started, or is over.", body = windlass_api::ProblemDetails, content_type = "application/problem+json"),
+    )
+)]
+pub(crate) async fn withdraw(
+    State(state): State<AppState>,
+    principal: Principal,
+    Named((session, input)): Named<(String, String)>,
+) -> Result<Json<Withdrawn>, Problem> {
+    let session = reach::reach(&state, &principal, &session).await?;
+    let id = reach::id(&input, "an input")?;
+    match session.withdraw(id).await? {
+        WithdrawOutcome::Withdrawn => Ok(Json(Withdrawn { id, state: InputState::Abandoned })),
+        WithdrawOutcome::NotFound => {
+            // Forgotten by the session is not unknown to the store.
+            let row = row(&state, &session, id).await?;
+            too_late(&session, id, row.settled.unwrap_or(InputState::Consumed)).await
+        }
+        WithdrawOutcome::TooLate { state } => too_late(&session, id, state).await,
+    }
+}
+
+/// One that was withdrawn before is withdrawn; any other is beyond it.
+async fn too_late(session: &SessionHandle, id: InputId, state: InputState) -> Result<Json<Withdrawn>, Problem> {
+    let outcome = if state == InputState::Abandoned { session.outcome(&InputRef::Id(id)).await? } else { None };
+    if outcome == Some(Outcome::Abandoned { reason: AbandonReason::Withdrawn }) {
+        return Ok(Json(Withdrawn { id, state }));
+    }
+    let what = if state.is_terminal() { "is over" } else { "has started; interrupt its run instead" };
+    Err(Problem::new(Code::SessionStateConflict).detail(format!("the input {what}")))
+}
+
+/// Say why an input is not running
+///
+/// Exactly one cause; of one that is over, how it ended.
+#[utoipa::path(
+    get, path = "/v1/sessions/{session}/inputs/{input}/explain", operation_id = "explain_input", tag = "inputs",
+    params(
+        ("session" = windlass_api::schema::SessionName, Path, description = "Its id or name."),
+        ("input" = windlass_api::schema::InputId, Path, description = "Its id."),
+    ),
+    responses((status = 200, description = "Why.", body = Explanation))
+)]
+pub(crate) async fn explain(
+    State(state): State<AppState>,
+    principal: Principal,
+    Named((session, input)): Named<(String, String)>,
+) -> Result<Json<Explanation>, Problem> {
+    let session = reach::reach(&state, &principal, &session).await?;
+    let id: InputId = reach::id(&input, "an input")?;
+    let explained = session.explain(id).await?;
+    if let (Some(now), false) = (explained.state, matches!(explained.cause, Cause::Settled | Cause::Unknown)) {
+        let (cause, run) = cause_of(&explained.cause);
+        return Ok(Json(Explanation {
+            id,
+            state: now,
+            cause: cause.to_owned(),
+            sentence: explained.sentence,
+            run,
+            position: explained.position,
+            next_eligible: explained.next_eligible.map(Into::into),
+            tries: explained.tries,
+            decision: explained.decision,
+            policy_row: explained.policy_row,
+            result: None,
+        }));
+    }
+    let row = row(&state, &session, id).await?;
+    let view = view(&state, row, None).await?;
+    Ok(Json(Explanation {
+        id,
+        state: view.state,
+        cause: "settled".to_owned(),
+        sentence: "it is over".to_owned(),
+        run: view.result.as_ref().and_then(|result| result.run),
+        position: None,
+        next_eligible: None,
+        tries: 0,
+        decision: view.decision,
+        policy_row: view.policy_row,
+        result: view.result,
+    }))
+}
+
+const fn cause_of(cause: &Cause) -> (&'static str, Option<windlass_core::RunId>) {
+    match cause {
+        Cause::Unknown => ("unknown", None),
+        Cause::Settled => ("settled", None),
+        Cause::Running { run } => ("running", Some(*run)),
+        Cause::Suspended { run } => ("suspended", Some(*run)),
+        Cause::GateClosed { .. } => ("gate_closed", None),
+        Cause::Held => ("held", None),
+        Cause::NoExecutor => ("no_executor", None),
+        Cause::RunOn { run } => ("run_on", Some(*run)),
+        Cause::ExecutorLeaving { run } => ("executor_leaving", Some(*run)),
+        Cause::BackingOff => ("backing_off", None),
+        Cause::Debounced => ("debounced", None),
+        Cause::WaitsForCompany => ("waits_for_company", None),
+        Cause::WaitsForWake => ("waits_for_wake", None),
+        Cause::BehindBackoff => ("behind_backoff", None),
+        Cause::Behind => ("behind", None),
+        Cause::WaitsForBoundary => ("waits_for_boundary", None),
+        Cause::Next => ("next", None),
+    }
+}
+
+/// Admit a dead letter anew
+///
+/// As a new input, without the key of the old one. Redriving twice admits once.
+#[utoipa::path(
+    post, path = "/v1/sessions/{session}/inputs/{input}/redrive", operation_id = "redrive_input", tag = "inputs",
+    params(
+        ("session" = windlass_api::schema::SessionName, Path, description = "Its id or name."),
+        ("input" = windlass_api::schema::InputId, Path, description = "Its id."),
+    ),
+    responses(
+        (status = 202, description = "The new input.", body = windlass_api::Admitted, headers(("Location" = String, description = "Where the new input is."))),
+        (status = 409, description = "It is no dead letter, or the session refuses it.", body = windlass_api::ProblemDetails, content_type = "application/problem+json"),
+    )
+)]
+pub(crate) async fn redrive(
+    State(state): State<AppState>,
+    principal: Principal,
+    Named((session, input)): Named<(String, String)>,
+) -> Result<Response, Problem> {
+    let session = reach::reach(&state, &principal, &session).await?;
+    let row = row(&state, &session, reach::id(&input, "an input")?).await?;
+    let (outcome, _) = session.redrive(row.input).await?;
+    Ok(admit::answer(&admit::admitted(&session, outcome)?, None))
+}
+
+async fn row(state: &AppState, session: &SessionHandle, input: InputId) -> Result<InputRow, Problem> {
+    let row = state.store().input(session.id(), &InputRef::Id(input)).await?;
+    row.ok_or_else(absent)
+}
+
+/// An input as its entries tell of it; `live` is where it is, if it is open.
+async fn view(state: &AppState, row: InputRow, live: Option<InputState>) -> Result<InputView, Problem> {
+    let mut view = InputView {
+        id: row.input,
+        session: row.session,
+        state: row.settled.or(live).unwrap_or(InputState::Queued),
+        dead: row.dead,
+        seq: row.accepted_seq.0,
+        kind: None,
+        accepted_at: None,
+        source: None,
+        body: None,
+        idempotency_key: None,
+        supersession_key: None,
+        correlation_id: None,
+        decision: None,
+        policy_row: None,
+        redrive_of: None,
+        settled_at: None,
+        result: None,
+    };
+    if let Some(entry) = entry(state, row.session, row.accepted_seq).await?
+        && let Record::InputAccepted(accepted) = &entry.record
+    {
+        let header = &accepted.input.header;
+        let mut body = serde_json::to_value(&accepted.input.body).map_err(Problem::internal)?;
+        if let Some(fields) = body.as_object_mut() {
+            fields.remove("input_type");
+        }
+        view.kind = Some(accepted.input.kind());
+        view.accepted_at = Some(entry.at.into());
+        view.source = Some(serde_json::to_value(&header.source).map_err(Problem::internal)?);
+        view.body = Some(body).filter(Value::is_object);
+        view.idempotency_key = header.idempotency_key.as_ref().map(|key| key.as_str().to_owned());
+        view.supersession_key = header.supersession_key.as_ref().map(|key| key.as_str().to_owned());
+        view.correlation_id = header.correlation_id;
+        view.decision = Some(accepted.decision.clone());
+        view.policy_row = accepted.policy_row;
+        view.redrive_of = accepted.redrive_of;
+    }
+    if let (Some(settled), Some(seq)) = (row.settled, row.settled_seq) {
+        let ended = entry(state, row.session, seq).await?;
+        view.settled_at = ended.as_ref().map(|entry| entry.at.into());
+        let outcome = ended.and_then(|entry| entry.record.outcome_of(row.input, settled));
+        let forgotten = || Completion { status: CompletionStatus::Forgotten, ..Completion::default() };
+        view.result = Some(outcome.as_ref().map_or_else(forgotten, completion_of));
+    }
+    Ok(view)
+}
+
+/// One entry of a journal; none if it is no longer kept.
+async fn entry(state: &AppState, session: SessionId, seq: Seq) -> Result<Option<Arc<Entry>>, Problem> {
+    match state.store().read(session, Seq(seq.0.saturating_sub(1)), 1).await {
+        Ok(entries) => Ok(entries.into_iter().next().filter(|entry| entry.seq == seq)),
+        Err(StoreError::Pruned { .. }) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}

@@ -1,0 +1,405 @@
+//! How is a session made, found, changed and forgotten over HTTP?
+
+use super::{
+    Named, check,
+    cursor::List,
+    page_limit, policy_book,
+    reach::{self, Owner},
+};
+use crate::{
+    auth::{Principal, Scope},
+    json::{StrictJson, StrictQuery},
+    problem::{Code, Problem},
+    state::AppState,
+};
+use axum::{
+    Json,
+    extract::State,
+    response::{IntoResponse, Response},
+};
+use http::{StatusCode, header};
+use serde::Deserialize;
+use std::{collections::BTreeMap, sync::Arc};
+use uuid::Uuid;
+use windlass_api::{CreateSession, Page, SessionView, UpdateSession};
+use windlass_core::{Gate, Profile, RuntimeState, SessionId};
+use windlass_runtime::{
+    NewSession, SessionHandle,
+    store::{ListQuery, SessionRow},
+};
+
+/// The longest value of a label, in characters.
+const LABEL: usize = 64;
+/// The longest intent, in characters.
+const INTENT: usize = 64;
+/// Rows that are looked at for one page, where a token sees only some of them.
+const LOOKED_AT: u32 = 1_000;
+
+/// Create a session, or find that it is there
+///
+/// Idempotent: with the same `id` or `name` and the same settings it answers 200. A stopped session is revived by it.
+#[utoipa::path(
+    post, path = "/v1/sessions", operation_id = "create_session", tag = "sessions", request_body = CreateSession,
+    responses(
+        (status = 201, description = "Created.", body = SessionView, headers(("Location" = String, description = "Where it is."))),
+        (status = 200, description = "It was there, with the same settings.", body = SessionView),
+        (status = 409, description = "It is there with other settings, or destroyed.", body = windlass_api::ProblemDetails, content_type = "application/problem+json"),
+    )
+)]
+pub(crate) async fn create(
+    State(state): State<AppState>,
+    principal: Principal,
+    StrictJson(new): StrictJson<CreateSession>,
+) -> Result<Response, Problem> {
+    if new.id.is_some() && new.name.is_some() {
+        return Err(Problem::at(
+            Code::SchemaViolation,
+            "/id".into(),
+            "a session with a name has its id from it; leave one out",
+        ));
+    }
+    let tenant = principal.tenant.in_profile();
+    let id = match (&new.id, &new.name) {
+        (Some(id), _) => *id,
+        (None, Some(name)) if windlass_api::is_session_name(name) => windlass_api::session_id(tenant.as_deref(), name),
+        (None, Some(_)) => {
+            let detail = "1 to 64 of A-Z a-z 0-9 _ -, and no UUID, are taken";
+            return Err(Problem::at(Code::SchemaViolation, "/name".into(), detail));
+        }
+        (None, None) => SessionId::from_uuid(Uuid::now_v7()),
+    };
+    let wanted = settings(&state, &principal, new)?;
+    let (session, created) = make(&state, &principal, id, wanted.clone()).await?;
+    let mut view = session.status().await?;
+    if !created {
+        if view.gate == Gate::Stopped {
+            view = state.adapter().register_session(id).await?.status().await?;
+        }
+        let there = NewSession {
+            agent: view.agent.clone(),
+            profile: view.profile.clone(),
+            silent_intents: view.silent_intents.clone(),
+        };
+        if there != wanted {
+            return Err(Problem::new(Code::SettingsConflict)
+                .detail("the session is there with other settings; change them by PATCH, or choose another name"));
+        }
+    }
+    let location = format!("/v1/sessions/{id}");
+    let status = if created { StatusCode::CREATED } else { StatusCode::OK };
+    Ok((status, [(header::LOCATION, location)], Json(shown(&principal, id, view))).into_response())
+}
+
+/// What a request asks for, as the runtime takes it.
+fn settings(state: &AppState, principal: &Principal, new: CreateSession) -> Result<NewSession, Problem> {
+    if !principal.may_name(new.name.as_deref()) {
+        return Err(Problem::new(Code::ForbiddenScope).detail("the token makes sessions of its own prefix only"));
+    }
+    if let Some(agent) = &new.agent {
+        known_agent(state, agent, "/agent")?;
+    }
+    let profile = Profile {
+        tenant: principal.tenant.in_profile(),
+        name: new.name.map(Arc::from),
+        labels: labels(new.labels)?,
+        keep_alive: new.keep_alive,
+        policy: policy(state, principal, new.policy.as_deref())?,
+    };
+    Ok(NewSession { agent: new.agent.map(Arc::from), profile, silent_intents: intents(new.silent_intents)? })
+}
+
+/// Makes a session with these settings, unless it is there; tells whether it was made.
+pub(super) async fn make(
+    state: &AppState,
+    principal: &Principal,
+    id: SessionId,
+    new: NewSession,
+) -> Result<(SessionHandle, bool), Problem> {
+    match reach::owner(state, id).await? {
+        Some(owner) if !owner.shows_to(principal) => {
+            // Whose it is stays unsaid.
+            Err(Problem::new(Code::SettingsConflict).detail("this id cannot be used; leave it out to get a new one"))
+        }
+        Some(_) => Ok((state.adapter().session(id).await?, false)),
+        None => {
+            state.api().quota.session(state, &principal.tenant).await?;
+            let owner = Owner::of(&new.profile);
+            let (session, created) = state.adapter().create_session_with(id, new).await?;
+            if created {
+                state.api().owners.remember(id, owner);
+                return Ok((session, true));
+            }
+            // Somebody was faster: perhaps somebody else.
+            let found = reach::find(state, principal, id).await?;
+            let taken =
+                || Problem::new(Code::SettingsConflict).detail("this id cannot be used; leave it out to get a new one");
+            Ok((found.ok_or_else(taken)?, false))
+        }
+    }
+}
+
+/// The session of this name or id; made with the default settings if it is not there.
+pub(super) async fn reach_or_make(
+    state: &AppState,
+    principal: &Principal,
+    text: &str,
+    agent: Option<String>,
+) -> Result<SessionHandle, Problem> {
+    let (id, name) = reach::session_of(principal, text)?;
+    if let Some(session) = reach::find(state, principal, id).await? {
+        return Ok(session);
+    }
+    principal.may(Scope::SessionsWrite)?;
+    let new = settings(state, principal, CreateSession { name, agent, ..CreateSession::default() })?;
+    Ok(make(state, principal, id, new).await?.0)
+}
+
+fn known_agent(state: &AppState, agent: &str, pointer: &str) -> Result<(), Problem> {
+    let agents = state.agents().agents();
+    if agents.iter().any(|row| row.name == agent) {
+        return Ok(());
+    }
+    let known: Vec<_> = agents.iter().map(|row| row.name.as_str()).collect();
+    let detail = format!("there is no such agent; known: {}", known.join(", "));
+    Err(Problem::at(Code::SchemaViolation, pointer.to_owned(), &detail))
+}
+
+fn labels(labels: BTreeMap<String, String>) -> Result<BTreeMap<String, String>, Problem> {
+    if labels.len() > Profile::MAX_LABELS {
+        let detail = format!("at most {} labels are kept", Profile::MAX_LABELS);
+        return Err(Problem::at(Code::SchemaViolation, "/labels".into(), &detail));
+    }
+    for (name, value) in &labels {
+        let plain = !name.is_empty()
+            && name.len() <= Profile::MAX_LABEL_KEY_BYTES
+            && name.bytes().all(|b| b.is_ascii_graphic());
+        if !plain {
+            let detail = "the name of a label has 1 to 64 visible ASCII characters";
+            return Err(Problem::at(Code::SchemaViolation, "/labels".into(), detail));
+        }
+        check::length(&format!("/labels/{name}"), value, 0, LABEL)?;
+    }
+    Ok(labels)
+}
+
+/// Sorted, without repetitions, as the session keeps them.
+fn intents(mut intents: Vec<String>) -> Result<Vec<String>, Problem> {
+    for (at, intent) in intents.iter().enumerate() {
+        check::length(&format!("/silent_intents/{at}"), intent, 1, INTENT)?;
+    }
+    intents.sort();
+    intents.dedup();
+    Ok(intents)
+}
+
+fn policy(state: &AppState, principal: &Principal, name: Option<&str>) -> Result<Option<Arc<str>>, Problem> {
+    let Some(name) = name else { return Ok(None) };
+    let qualified = policy_book::qualified(&principal.tenant, name);
+    if state.api().policies.find(&qualified).is_none() {
+        let detail = "there is no policy of this name and version; upload it first";
+        return Err(Problem::at(Code::SchemaViolation, "/policy".into(), detail));
+    }
+    Ok(Some(qualified.into()))
+}
+
+/// Which sessions to list.
+#[derive(Clone, Debug, Default, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SessionQuery {
+    /// Only those of this agent.
+    agent: Option<String>,
+    /// Only those of this name.
+    name: Option<String>,
+    /// Only those with this gate.
+    #[param(value_type = Option<windlass_api::schema::Gate>)]
+    state: Option<Gate>,
+    /// Only those with this label, as `name:value`; may be repeated.
+    #[serde(default)]
+    #[param(required = false, max_items = 64, value_type = Vec<windlass_api::schema::LabelFilter>)]
+    label: Vec<String>,
+    /// At most so many items.
+    #[param(minimum = 1, maximum = 500, default = 100)]
+    limit: Option<u32>,
+    /// Where the page begins: the `next_cursor` of the one before.
+    cursor: Option<String>,
+}
+
+/// List sessions
+///
+/// In the order of their ids, which is that of their creation for ids that the server made. Opens none of them.
+#[utoipa::path(
+    get, path = "/v1/sessions", operation_id = "list_sessions", tag = "sessions", params(SessionQuery),
+    responses((status = 200, description = "A page.", body = Page<SessionView>))
+)]
+pub(crate) async fn list(
+    State(state): State<AppState>,
+    principal: Principal,
+    StrictQuery(query): StrictQuery<SessionQuery>,
+) -> Result<Json<Page<SessionView>>, Problem> {
+    let limit = page_limit(query.limit)?;
+    let pair = |label: &String| label.split_once(':').map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let labels: Option<Vec<_>> = query.label.iter().map(pair).collect();
+    let labels =
+        labels.ok_or_else(|| Problem::new(Code::SchemaViolation).detail("name:value is wanted").parameter("label"))?;
+    let gate = query.state.map(|gate| format!("{gate:?}")).unwrap_or_default();
+    let mut words = vec![principal.tenant.as_str(), principal.prefix.as_deref().unwrap_or_default(), &gate];
+    words.extend([query.agent.as_deref(), query.name.as_deref()].map(Option::unwrap_or_default));
+    words.extend(query.label.iter().map(String::as_str));
+    let of = List::of("/v1/sessions", &words);
+    let mut after = of.uuids::<1>(query.cursor.as_deref())?.map(|[id]| SessionId::from_uuid(id));
+    let (mut items, mut looked_at) = (Vec::new(), 0);
+    let next_cursor = loop {
+        let wanted = limit - items.len() as u32;
+        let query = ListQuery {
+            tenant: Some(principal.tenant.in_profile()),
+            agent: query.agent.as_deref().map(Arc::from),
+            name: query.name.as_deref().map(Arc::from),
+            labels: labels.clone(),
+            gate: query.state,
+            after,
+            limit: wanted,
+            ..ListQuery::default()
+        };
+        let rows = state.store().list(query).await?;
+        let last = rows.len() < wanted as usize;
+        looked_at += rows.len() as u32;
+        after = rows.last().map(|row| row.session).or(after);
+        let shown = rows.into_iter().filter(|row| principal.may_name(row.status.profile.name.as_deref()));
+        items.extend(shown.map(|row| shown_row(&principal, row)));
+        if last {
+            break None;
+        }
+        if items.len() as u32 >= limit || looked_at >= LOOKED_AT {
+            break after.map(|id| of.cursor(id.as_uuid().as_bytes()));
+        }
+    };
+    Ok(Json(Page { items, next_cursor }))
+}
+
+/// Look at a session
+#[utoipa::path(
+    get, path = "/v1/sessions/{session}", operation_id = "get_session", tag = "sessions",
+    params(("session" = windlass_api::schema::SessionName, Path, description = "Its id or name.")),
+    responses((status = 200, description = "The session.", body = SessionView))
+)]
+pub(crate) async fn get(
+    State(state): State<AppState>,
+    principal: Principal,
+    Named(session): Named<String>,
+) -> Result<Json<SessionView>, Problem> {
+    let session = reach::reach(&state, &principal, &session).await?;
+    Ok(Json(shown(&principal, session.id(), session.status().await?)))
+}
+
+/// Change a session
+///
+/// What is absent stays as it is.
+#[utoipa::path(
+    patch, path = "/v1/sessions/{session}", operation_id = "update_session", tag = "sessions",
+    params(("session" = windlass_api::schema::SessionName, Path, description = "Its id or name.")),
+    request_body = UpdateSession,
+    responses((status = 200, description = "The session as it is now.", body = SessionView))
+)]
+pub(crate) async fn update(
+    State(state): State<AppState>,
+    principal: Principal,
+    Named(session): Named<String>,
+    StrictJson(change): StrictJson<UpdateSession>,
+) -> Result<Json<SessionView>, Problem> {
+    let session = reach::reach(&state, &principal, &session).await?;
+    let silent = change.silent_intents.map(intents).transpose()?;
+    let mut profile = session.profile().await?;
+    let before = profile.clone();
+    if let Some(given) = change.labels {
+        profile.labels = labels(given)?;
+    }
+    if let Some(keep_alive) = change.keep_alive {
+        profile.keep_alive = keep_alive;
+    }
+    if let Some(name) = change.policy {
+        profile.policy = policy(&state, &principal, name.as_deref())?;
+    }
+    if profile != before {
+        session.set_profile(profile).await?;
+    }
+    if let Some(silent) = silent {
+        session.set_silent_intents(silent).await?;
+    }
+    Ok(Json(shown(&principal, session.id(), session.status().await?)))
+}
+
+/// Forget a session wholly
+///
+/// Its journal too. It must be destroyed before.
+#[utoipa::path(
+    delete, path = "/v1/sessions/{session}", operation_id = "delete_session", tag = "sessions",
+    params(("session" = windlass_api::schema::SessionName, Path, description = "Its id or name.")),
+    responses(
+        (status = 204, description = "It is gone."),
+        (status = 409, description = "It is not destroyed.", body = windlass_api::ProblemDetails, content_type = "application/problem+json"),
+    )
+)]
+pub(crate) async fn delete(
+    State(state): State<AppState>,
+    principal: Principal,
+    Named(session): Named<String>,
+) -> Result<StatusCode, Problem> {
+    let id = reach::reach(&state, &principal, &session).await?.id();
+    state.adapter().delete_session(id).await?;
+    state.api().owners.forget(id);
+    state.api().channels.deleted(id);
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn shown(principal: &Principal, id: SessionId, view: windlass_runtime::SessionView) -> SessionView {
+    SessionView {
+        id,
+        name: view.profile.name.as_deref().map(str::to_owned),
+        agent: view.agent.as_deref().map(str::to_owned),
+        labels: view.profile.labels.clone(),
+        silent_intents: Some(view.silent_intents),
+        keep_alive: view.profile.keep_alive,
+        policy: policy_book::shown(&principal.tenant, view.profile.policy.as_deref()),
+        state: view.state,
+        gate: view.gate,
+        held: view.held,
+        run: view.run,
+        open_inputs: view.open_inputs,
+        pending: view.pending,
+        due_at: view.due_at.map(Into::into),
+        head: view.head.0,
+        created_at: view.created_at.into(),
+        updated_at: view.updated_at.into(),
+    }
+}
+
+fn shown_row(principal: &Principal, row: SessionRow) -> SessionView {
+    let status = row.status;
+    let state = match status.gate {
+        Gate::Open if status.running => RuntimeState::Running,
+        Gate::Open => RuntimeState::Idle,
+        Gate::Retired => RuntimeState::Retired,
+        Gate::Stopped => RuntimeState::Stopped,
+        Gate::Destroyed => RuntimeState::Destroyed,
+    };
+    SessionView {
+        id: row.session,
+        name: status.profile.name.as_deref().map(str::to_owned),
+        agent: status.agent.as_deref().map(str::to_owned),
+        labels: status.profile.labels.clone(),
+        silent_intents: None,
+        keep_alive: status.profile.keep_alive,
+        policy: policy_book::shown(&principal.tenant, status.profile.policy.as_deref()),
+        state,
+        gate: status.gate,
+        held: status.held,
+        run: None,
+        open_inputs: status.open_inputs,
+        pending: status.pending,
+        due_at: status.due_at.map(Into::into),
+        head: row.head.0,
+        created_at: status.created_at.into(),
+        updated_at: row.updated_at.into(),
+    }
+}

@@ -1,0 +1,218 @@
+//! Following sessions by server-sent events.
+
+use crate::{PATIENCE, Rig};
+use http::Method;
+use serde_json::{Value, json};
+use windlass_server::testing::{Answer, TestServer};
+
+/// One event of a stream.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Event {
+    name: String,
+    id: String,
+    data: Value,
+}
+
+/// A stream that is read event by event.
+struct Stream {
+    response: reqwest::Response,
+    text: String,
+}
+
+impl Stream {
+    async fn open(server: &TestServer, path: &str, last: Option<&str>) -> Stream {
+        let request = server.request(Method::GET, path);
+        let request = match last {
+            Some(last) => request.header("last-event-id", last),
+            None => request,
+        };
+        let response = request.send().await.unwrap();
+        assert_eq!(response.status(), 200, "{path}");
+        assert_eq!(response.headers()["content-type"], "text/event-stream");
+        assert_eq!(response.headers()["x-accel-buffering"], "no");
+        assert_eq!(response.headers()["cache-control"], "no-store");
+        Stream { response, text: String::new() }
+    }
+
+    /// The next event, or none when the stream is over.
+    async fn next(&mut self) -> Option<Event> {
+        let reading = async {
+            loop {
+                if let Some((block, rest)) = self.text.split_once("\n\n") {
+                    let mut event = Event::default();
+                    for line in block.lines() {
+                        match line.split_once(": ") {
+                            Some(("event", name)) => event.name = name.to_owned(),
+                            Some(("id", id)) => event.id = id.to_owned(),
+                            Some(("data", data)) => event.data = serde_json::from_str(data).unwrap(),
+                            _ => {}
+                        }
+                    }
+                    self.text = rest.to_owned();
+                    if !event.name.is_empty() {
+                        return Some(event);
+                    }
+                    continue;
+                }
+                match self.response.chunk().await.unwrap() {
+                    Some(chunk) => self.text.push_str(std::str::from_utf8(&chunk).unwrap()),
+                    None => return None,
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, reading).await.expect("an event in time")
+    }
+
+    /// The next entries, passing over what is live.
+    async fn entries(&mut self, count: usize) -> Vec<Event> {
+        let mut entries = Vec::new();
+        while entries.len() < count {
+            let event = self.next().await.expect("the stream goes on");
+            if !event.id.is_empty() {
+                entries.push(event);
+            }
+        }
+        entries
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_entry_comes_once_in_order_wherever_a_stream_was_cut() {
+    let rig = Rig::start().await;
+    rig.session("s").await;
+    rig.say("s", "hello").await;
+    rig.say("s", "again").await;
+    let head = rig.get("/v1/sessions/s").await.body["head"].as_u64().unwrap() as usize;
+    let journal = rig.get("/v1/sessions/s/journal?limit=500").await.body["items"].clone();
+    let whole = Stream::open(&rig, "/v1/sessions/s/events?after=0", None).await.entries(head).await;
+    for (at, event) in whole.iter().enumerate() {
+        assert_eq!(event.id, (at + 1).to_string());
+        assert_eq!(event.data, journal[at], "the same as in the journal");
+        assert_eq!(event.data["type"], event.name.as_str());
+    }
+    for cut in 0..head - 1 {
+        let id = cut.to_string();
+        let rest = Stream::open(&rig, "/v1/sessions/s/events?after=0", Some(&id)).await.entries(head - cut).await;
+        assert_eq!(rest, whole[cut..], "cut after {cut}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_happens_now_is_shown_now_and_live_progress_is_marked() {
+    let rig = Rig::start().await;
+    rig.session("s").await;
+    let mut live = Stream::open(&rig, "/v1/sessions/s/events", None).await;
+    let mut quiet = Stream::open(&rig, "/v1/sessions/s/events?progress=false", None).await;
+    rig.say("s", "hello").await;
+    let mut names = Vec::new();
+    loop {
+        let event = live.next().await.unwrap();
+        if event.name == "progress" {
+            assert_eq!((event.id.as_str(), &event.data["live"]), ("", &json!(true)), "{event:?}");
+        } else {
+            names.push(event.name.clone());
+        }
+        if event.name == "run_ended" {
+            break;
+        }
+    }
+    let expected = ["input_accepted", "run_started", "run_ended"];
+    assert_eq!(names, expected);
+    for name in expected {
+        assert_eq!(quiet.next().await.unwrap().name, name);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_stream_over_several_sessions_goes_on_from_its_cursor() {
+    let rig = Rig::start().await;
+    rig.session("a").await;
+    rig.session("b").await;
+    let path = "/v1/events?session=a&session=b&progress=false";
+    let mut stream = Stream::open(&rig, path, None).await;
+    rig.say("a", "one").await;
+    let first = stream.entries(2).await;
+    drop(stream);
+    rig.say("b", "two").await;
+    let mut again = Stream::open(&rig, path, Some(&first[1].id)).await;
+    let rest = again.entries(4).await;
+    let mut seen: Vec<_> = first
+        .iter()
+        .chain(&rest)
+        .map(|event| (event.data["session"].to_string(), event.data["seq"].as_u64().unwrap()))
+        .collect();
+    seen.sort();
+    let both = [windlass_api::session_id(None, "a"), windlass_api::session_id(None, "b")];
+    let mut expected: Vec<_> = both.iter().flat_map(|id| (3..=5).map(move |seq| (format!("\"{id}\""), seq))).collect();
+    expected.sort();
+    assert_eq!(seen, expected);
+    let other = rig.request(Method::GET, "/v1/events?session=a").header("last-event-id", &first[1].id);
+    assert_eq!(Answer::to(other).await.code(), "invalid_cursor", "the cursor of other sessions");
+    assert_eq!(rig.get("/v1/events?session=a&session=nobody").await.code(), "not_found");
+    assert_eq!(rig.get("/v1/events").await.status, 422);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_position_ahead_of_the_journal_is_refused_not_begun_anew() {
+    let rig = Rig::start().await;
+    rig.session("s").await;
+    let ahead = rig.get("/v1/sessions/s/events?after=99").await;
+    assert_eq!((ahead.status, ahead.code()), (400, "cursor_ahead"), "{ahead:?}");
+    let wrong = rig.request(Method::GET, "/v1/sessions/s/events").header("last-event-id", "x");
+    assert_eq!(Answer::to(wrong).await.code(), "invalid_cursor");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_end_with_their_session_and_with_the_server() {
+    let rig = Rig::start().await;
+    rig.session("s").await;
+    rig.session("t").await;
+    let mut deleted = Stream::open(&rig, "/v1/sessions/s/events", None).await;
+    let mut drained = Stream::open(&rig, "/v1/sessions/t/events", None).await;
+    rig.post("/v1/sessions/s/destroy", &json!({})).await;
+    assert_eq!(rig.delete("/v1/sessions/s").await.status, 204);
+    let last = loop {
+        let event = deleted.next().await.expect("an end is told");
+        if event.name == "end" {
+            break event;
+        }
+    };
+    assert_eq!(last.data["reason"], "deleted");
+    assert_eq!(deleted.next().await, None);
+    let Rig { server, _folder } = rig;
+    let ending = tokio::spawn(server.into_server().shutdown());
+    let last = drained.next().await.expect("an end is told");
+    assert_eq!((last.name.as_str(), &last.data["reason"]), ("end", &json!("draining")));
+    assert_eq!(drained.next().await, None);
+    tokio::time::timeout(PATIENCE, ending).await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_holds_so_many_streams_and_each_entry_is_encoded_once_for_all() {
+    let rig = Rig::start().await;
+    rig.session("s").await;
+    let limit = rig.server().state().config().limits.streams_per_token;
+    let mut streams = Vec::new();
+    for _ in 0..limit {
+        let mut stream = Stream::open(&rig, "/v1/sessions/s/events?after=0&progress=false", None).await;
+        assert_eq!(stream.entries(2).await[0].name, "session_created");
+        streams.push(stream);
+    }
+    let refused = rig.get("/v1/sessions/s/events").await;
+    assert_eq!((refused.status, refused.code()), (429, "too_many_streams"), "{refused:?}");
+    rig.say("s", "hello").await;
+    for stream in &mut streams {
+        assert_eq!(stream.entries(3).await[2].name, "run_ended");
+    }
+    let metrics = rig.get("/metrics").await;
+    let encoded = metrics.body.as_str().unwrap().lines().find(|line| line.starts_with("windlass_events_encoded"));
+    assert!(encoded.is_some_and(|line| line.ends_with(" 3")), "{encoded:?}");
+    drop(streams);
+    tokio::time::timeout(PATIENCE, async {
+        while rig.request(Method::GET, "/v1/sessions/s/events").send().await.unwrap().status() != 200 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .expect("places are given back");
+}
