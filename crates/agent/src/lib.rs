@@ -1,7 +1,12 @@
 //! Which executors come with Windlass?
 //!
-//! [`BuiltinAgent`] answers offline and deterministically, and shows what the runtime does; [`ProcessExecutor`] runs
-//! one program per attempt. The factories choose one for a session.
+//! - [`BuiltinAgent`] answers offline and deterministically, and shows what the runtime does.
+//! - [`llm::LlmAgent`] asks a language model and lets it use [`tools`], those of MCP servers too.
+//! - [`ProcessExecutor`] runs one program per attempt, [`ProcessWorker`] keeps a few that speak JSON lines.
+//! - [`HttpExecutor`] posts runs to an endpoint.
+//! - [`service::ServiceExecutor`] drives whatever keeps conversations.
+//!
+//! [`config::Agents`] gives sessions theirs by name, as a configuration file declares them.
 
 #![forbid(unsafe_code)]
 

@@ -1,6 +1,6 @@
 //! Where do keys come from? Never from the configuration file itself.
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use std::{env, ffi::OsString, fs, path::Path};
 
 /// The most that is read of a file of keys: more is the wrong file.
@@ -42,6 +42,5 @@ pub(crate) fn either(env: Option<&str>, file: Option<&Path>, setting: &str) -> R
 
 /// Variables to hand on to a program: by their names, or from the files that `NAME_FILE` names.
 pub(crate) fn handed_on(names: &[String]) -> Result<Vec<(OsString, OsString)>, String> {
-    use secrecy::ExposeSecret;
     names.iter().map(|name| Ok((name.into(), variable(name)?.expose_secret().into()))).collect()
 }

@@ -27,6 +27,7 @@ use async_trait::async_trait;
 use keeper::{Keeper, Order};
 use link::Link;
 use std::{
+    pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -106,12 +107,13 @@ impl Pool {
     /// Waits until a process is free for it; none if the run was cancelled meanwhile.
     async fn turn_comes(&self, turn: &Turn) -> Option<SemaphorePermit<'_>> {
         let waiting = JsonText::encode(&serde_json::json!({ "waiting_for": "process" })).ok();
+        // One place in the queue from beginning to end.
+        let mut free = pin!(self.free.acquire());
         loop {
             tokio::select! {
                 biased;
                 () = turn.cancelled() => return None,
-                permit = self.free.acquire() => return permit.ok(),
-                // Dropping its place in the queue is unfair only to itself, and only in the order of waiting.
+                permit = &mut free => return permit.ok(),
                 () = tokio::time::sleep(WAITING) => turn.progress(waiting.clone()?),
             }
         }
