@@ -7,6 +7,7 @@ mod floors;
 mod llm;
 mod memory;
 mod operations;
+mod peers;
 mod recover;
 mod store;
 mod syncs;
@@ -48,6 +49,7 @@ pub const ALL: &[Scenario] = &[
     Scenario { name: "llm_chunk", about: "per chunk that a model streams, watched", run: llm::llm_chunk },
     Scenario { name: "llm_turn", about: "a turn of a model without tools", run: llm::llm_turn },
     Scenario { name: "llm_many", about: "bytes of many turns in the middle of their answers", run: llm::llm_many },
+    Scenario { name: "peer", about: "from a message between two sessions to its run", run: peers::peer },
     Scenario { name: "mem_session", about: "bytes of an idle session", run: bytes::mem_session },
     Scenario { name: "mem_input", about: "bytes of a waiting input", run: bytes::mem_input },
     Scenario { name: "mem_done", about: "bytes of a finished input", run: bytes::mem_done },

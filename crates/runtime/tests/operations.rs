@@ -6,14 +6,17 @@ mod rig;
 
 use futures_util::future::join_all;
 use rig::{Rig, SECOND, accept, text};
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 use windlass_core::{
     CompletionSeq, InputBody, OperationId, OperationKind, OperationResult, OperationSpec, OperationStatus,
-    OperationTerminalOutcome, OpsLifecycleError, Seq,
+    OperationTerminalOutcome, OpsLifecycleError, Seq, Timestamp,
 };
 use windlass_runtime::{
-    CoreApplyOutput, OpsError, OpsLifecycleRegistry, Turn, executor_fn,
-    testing::{ManualExecutor, input, session},
+    Clock, CoreApplyOutput, ManualClock, OpsError, OpsLifecycleRegistry, Turn, executor_fn,
+    testing::{faulty_store::Call, input, session},
 };
 
 fn op(n: u128) -> OperationId {
@@ -258,22 +261,48 @@ async fn a_wait_that_begins_after_other_completions_waits_and_hears_of_the_end_o
     assert!(watch.await.unwrap().is_err() && follow.await.unwrap().is_err(), "told, not forgotten");
 }
 
-// CPU of an idle process: nothing turns while completions and passive inputs wait (S 125).
+/// A clock that counts who looks at it. Every turn of a session's loop that steps does.
+#[derive(Debug)]
+struct Watched {
+    clock: ManualClock,
+    looks: AtomicU64,
+}
+
+impl Clock for Watched {
+    fn now(&self) -> Timestamp {
+        self.looks.fetch_add(1, Ordering::Relaxed);
+        self.clock.now()
+    }
+}
+
+// CPU of an idle process: nothing turns while completions and passive inputs wait, neither in sessions that are open
+// nor in those that were put away (S 125).
 #[tokio::test(start_paused = true)]
-async fn sessions_with_pending_completions_and_nobody_to_run_them_turn_no_loops() {
-    let rig = Rig::with(|builder| builder.idle_after(SECOND));
-    for n in 1..=100 {
+async fn ten_thousand_sessions_with_pending_completions_and_nobody_to_run_them_turn_no_loops() {
+    const SESSIONS: u128 = 10_000;
+    let start = Timestamp::from_micros(rig::START);
+    let clock = Arc::new(Watched { clock: ManualClock::starting_at(start), looks: AtomicU64::new(0) });
+    let rig = Rig::with(|builder| builder.idle_after(60 * SECOND).clock(Arc::clone(&clock) as _));
+    for n in 1..=SESSIONS {
         let handle = rig.adapter.register_session(session(n)).await.unwrap();
         handle.accept_without_wake(input(n, "passive")).await.unwrap();
         begin(&handle.operations(), n).await;
         complete(&handle.operations(), n).await;
     }
-    tokio::time::sleep(120 * SECOND).await;
-    let before = rig.store.calls(windlass_runtime::testing::faulty_store::Call::Open);
-    let polls = tokio::runtime::Handle::current().metrics().num_alive_tasks();
-    tokio::time::sleep(3_600 * SECOND).await;
-    let opened = rig.store.calls(windlass_runtime::testing::faulty_store::Call::Open) - before;
-    assert!(polls <= 2, "every session is put away: {polls} tasks");
-    assert_eq!(opened, 0, "and nobody opens them again and again");
-    drop(ManualExecutor::new());
+    let alive = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    let looks_within = async |time| {
+        let before = clock.looks.load(Ordering::Relaxed);
+        tokio::time::sleep(time).await;
+        clock.looks.load(Ordering::Relaxed) - before
+    };
+    tokio::time::sleep(SECOND).await;
+    let turns = looks_within(50 * SECOND).await;
+    assert!(alive() as u128 >= SESSIONS, "every session is open");
+    assert!(turns <= 2, "nothing turns but the one alarm clock: {turns}");
+    tokio::time::sleep(300 * SECOND).await;
+    assert!(alive() <= 2, "every session is put away: {} tasks", alive());
+    let opened = rig.store.calls(Call::Open);
+    let turns = looks_within(3_600 * SECOND).await;
+    assert!(turns <= 200, "the alarm clock, once a minute: {turns}");
+    assert_eq!(rig.store.calls(Call::Open), opened, "and nobody opens them again and again");
 }

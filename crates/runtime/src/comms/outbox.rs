@@ -63,10 +63,17 @@ impl Outbox {
         F: Future<Output = Result<Arrival, SendError>> + Send,
     {
         let (me, shared) = (self.clone(), self.shared.upgrade().ok_or_else(ended)?);
+        let over = shared.drains.over();
         let sending = async move {
             me.keep(&kept).await?;
             let id = kept.envelope.id;
-            match carry().await {
+            let carried = tokio::select! {
+                biased;
+                // It is kept, and the next life carries it.
+                () = over.cancelled() => return Ok(Arrival::Waiting),
+                carried = carry() => carried,
+            };
+            match carried {
                 Ok(Arrival::Waiting) => Ok(Arrival::Waiting),
                 Ok(Arrival::Admitted) => {
                     me.report_soon(id, Delivery::Delivered);
