@@ -194,6 +194,9 @@ impl From<ClientError> for Failure {
         match (&error, exit) {
             (ClientError::Unreachable { .. }, _) => Failure::new(exit, format!("unreachable: {error}"))
                 .hint("windlass serve, or another --url; windlass doctor"),
+            (ClientError::WaitTimedOut { input, .. }, _) => {
+                failure.hint(format!("windlass wait SESSION {input}: it goes on, and can be waited for again"))
+            }
             (_, Exit::Unauthorised) if failure.hint.is_none() => {
                 failure.hint("WINDLASS_TOKEN, --token-file or --profile; windlass token create makes one")
             }

@@ -19,6 +19,7 @@ pub(crate) enum Verb {
     /// Keep a table on the server under a name; sessions name it
     Upload(Upload),
     /// List the server's policies, or show one
+    #[command(visible_alias = "list")]
     Ls(Ls),
     Explain(Explain),
     /// Say what a server's policy would have decided otherwise over a recorded span

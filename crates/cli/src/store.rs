@@ -1,6 +1,11 @@
 //! `windlass backup` and `windlass restore`: how does a store get to safety, and back?
 
-use crate::{arguments::ask, failure::Failure, output, place::Place};
+use crate::{
+    arguments::ask,
+    failure::{Exit, Failure},
+    output,
+    place::Place,
+};
 use std::path::PathBuf;
 use windlass::{SqliteStore, sqlite};
 
@@ -41,6 +46,10 @@ pub(crate) fn restore(args: &Restore) -> Result<(), Failure> {
     let file = args.place.store()?;
     if let Some(folder) = file.parent() {
         std::fs::create_dir_all(folder)?;
+    }
+    if file.exists() && !args.overwrite {
+        let message = format!("there is a store already: {}", file.display());
+        return Err(Failure::new(Exit::Conflict, message).hint("--overwrite, or another --dir"));
     }
     let report = sqlite::restore(&args.from, &file, args.overwrite)?;
     if args.json { output::document(&report) } else { output::line(&report) }

@@ -1,0 +1,372 @@
+//! Does the command line lead a server as it says, over kills of that server too?
+
+mod common;
+
+use common::{Said, Served, journal_of_has, run, wait_until, windlass};
+use serde_json::Value;
+use std::{
+    io::{BufRead, BufReader, Write},
+    path::Path,
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+fn folder() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a folder")
+}
+
+/// The id of an input that is sent and not waited for.
+fn sent(server: &Served, session: &str, text: &str) -> String {
+    let said = server.run(&["send", session, text]);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    said.out.trim().to_owned()
+}
+
+#[test]
+fn a_prompt_is_answered_soon_after_the_start() {
+    let dir = folder();
+    let begun = Instant::now();
+    let server = Served::start(dir.path());
+    let said = server.run(&["send", "demo", "hello", "--wait"]);
+    let took = begun.elapsed();
+    assert_eq!((said.code, said.out.as_str()), (Some(0), "Hello. What would you like to talk about?\n"), "{said:?}");
+    assert_eq!(said.err, "", "{said:?}");
+    assert!(took < Duration::from_secs(5), "{took:?}, on a machine that does other things too");
+    assert_eq!(server.terminated(), Some(0));
+}
+
+#[test]
+fn a_wait_outlives_the_server() {
+    let dir = folder();
+    let server = Served::start(dir.path());
+    let mut waiting = server.windlass(&["send", "demo", "/slow 3", "--wait=60s"]).spawn().expect("the binary runs");
+    wait_until("the first boundary", || journal_of_has(dir.path(), "demo", "boundary_committed"));
+    assert!(waiting.try_wait().expect("it is ours").is_none(), "it waits");
+    let server = server.killed_and_started();
+    let said = Said::of(waiting.wait_with_output().expect("it ends"));
+    assert_eq!((said.code, said.out.as_str()), (Some(0), "That took 3 s, one boundary each.\n"), "{said:?}");
+    assert!(journal_of_has(dir.path(), "demo", "resumes_after="), "the run went on after its last boundary");
+    drop(server);
+    assert_eq!(run(windlass(dir.path()).arg("verify")).code, Some(0));
+}
+
+#[test]
+fn a_tail_outlives_the_server_and_skips_nothing() {
+    let dir = folder();
+    let server = Served::start(dir.path());
+    sent(&server, "demo", "/slow 3");
+    let mut tail = server.windlass(&["tail", "demo", "--after", "0", "--json"]).spawn().expect("the binary runs");
+    wait_until("the first boundary", || journal_of_has(dir.path(), "demo", "boundary_committed"));
+    let server = server.killed_and_started();
+    let mut seqs = Vec::new();
+    for line in BufReader::new(tail.stdout.take().expect("a pipe")).lines() {
+        let event: Value = serde_json::from_str(&line.expect("text")).expect("one document a line");
+        if let Some(seq) = event["seq"].as_u64() {
+            seqs.push(seq);
+        }
+        if event["type"] == "run_ended" && event["record"]["run_ended"]["end"].get("completed").is_some() {
+            break;
+        }
+    }
+    tail.kill().expect("it follows");
+    tail.wait().expect("it is ours");
+    assert!(seqs.iter().zip(1..).all(|(seq, expected)| *seq == expected), "{seqs:?}");
+    drop(server);
+}
+
+#[test]
+fn inputs_are_sent_from_a_pipe_once_per_key_and_only_where_allowed() {
+    let dir = folder();
+    let server = Served::start(dir.path());
+    let mut child = server
+        .windlass(&["send", "demo", "-", "--wait", "--json", "--key", "k1"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .expect("the binary runs");
+    child.stdin.take().expect("a pipe").write_all("/echo größer\n".as_bytes()).expect("it listens");
+    let said = Said::of(child.wait_with_output().expect("it ends"));
+    let first = said.json();
+    assert_eq!(
+        (&first["outcome"], &first["result"]["status"], &first["result"]["text"]),
+        (&"accepted".into(), &"completed".into(), &"größer".into())
+    );
+    let again = server.run(&["send", "demo", "/echo größer", "--wait", "--json", "--key", "k1"]).json();
+    assert_eq!((&again["outcome"], &again["id"]), (&"deduplicated".into(), &first["id"]));
+    let other = server.run(&["send", "demo", "/echo else", "--key", "k1"]);
+    assert_eq!((other.code, other.out.as_str()), (Some(5), ""), "{other:?}");
+    let missing = server.run(&["send", "nobody", "hello", "--no-create"]);
+    assert_eq!(missing.code, Some(3), "{missing:?}");
+}
+
+#[test]
+fn steering_joins_the_run_that_is_on() {
+    let dir = folder();
+    let server = Served::start(dir.path());
+    sent(&server, "demo", "/slow 2");
+    wait_until("the run", || journal_of_has(dir.path(), "demo", "run_started"));
+    let said = server.run(&["send", "demo", "and hurry", "--steer", "--wait"]);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert!(journal_of_has(dir.path(), "demo", "run_steered"));
+}
+
+#[test]
+fn a_session_is_made_shown_changed_led_and_removed() {
+    let dir = folder();
+    let server = Served::start(dir.path());
+    let json = |arguments: &[&str]| server.run(&[arguments, &["--json"]].concat()).json();
+    let made = json(&["sessions", "new", "desk", "--label", "team=a"]);
+    assert_eq!((&made["name"], &made["labels"]["team"]), (&"desk".into(), &"a".into()));
+    let changed = json(&["sessions", "set", "desk", "--label", "team=b"]);
+    assert_eq!(changed["labels"]["team"], "b");
+    assert_eq!(json(&["sessions", "show", "desk"])["id"], made["id"]);
+    let listed = json(&["sessions", "--label", "team=b"]);
+    assert_eq!(listed["items"].as_array().map(Vec::len), Some(1), "{listed}");
+    assert_eq!(json(&["sessions", "ls", "--label", "team=a"])["items"], Value::Array(Vec::new()));
+    let table = server.run(&["sessions"]);
+    assert!(table.lines()[0].starts_with("ID ") && table.lines()[1].contains(" desk "), "{table:?}");
+
+    assert_eq!(server.run(&["hold", "desk"]).code, Some(0));
+    let input = sent(&server, "desk", "/echo later");
+    let explained = server.run(&["explain", "desk", &input]);
+    assert!(explained.out.contains("because: "), "{explained:?}");
+    assert_eq!(json(&["explain", "desk", &input])["cause"], "held");
+    let waited = server.run(&["wait", "desk", &input, "100ms"]);
+    assert_eq!(waited.code, Some(7), "{waited:?}");
+    let open = json(&["inputs", "desk", "--state", "open"]);
+    assert_eq!(open["items"][0]["id"], input.as_str(), "{open}");
+    let second = sent(&server, "desk", "/echo never");
+    assert_eq!(server.run(&["withdraw", "desk", &second]).out, "abandoned\n");
+    assert_eq!(server.run(&["release", "desk"]).code, Some(0));
+    let waited = server.run(&["wait", "desk", &input]);
+    assert_eq!((waited.code, waited.out.as_str()), (Some(0), "later\n"), "{waited:?}");
+
+    for verb in ["recycle", "recover", "reset", "retire", "stop", "destroy"] {
+        let report = json(&[verb, "desk"]);
+        assert!(report.get("inputs_abandoned").is_some(), "{verb}: {report}");
+    }
+    let refused = server.run(&["send", "desk", "hello"]);
+    assert!(matches!(refused.code, Some(3 | 5)), "{refused:?}");
+    assert_eq!(server.run(&["sessions", "rm", "desk"]).code, Some(0));
+    assert_eq!(server.run(&["sessions", "show", "desk"]).code, Some(3));
+}
+
+#[test]
+fn a_run_is_interrupted_and_the_answer_is_exact() {
+    let dir = folder();
+    let server = Served::start(dir.path());
+    let mut waiting = server.windlass(&["send", "demo", "/slow 60", "--wait"]).spawn().expect("the binary runs");
+    wait_until("the run", || journal_of_has(dir.path(), "demo", "run_started"));
+    let said = server.run(&["interrupt", "demo", "--json"]);
+    assert_eq!((said.code, &said.json()["outcome"]), (Some(0), &"cancelled".into()));
+    assert_eq!(waiting.wait().expect("it ends").code(), Some(10));
+    let nothing = server.run(&["interrupt", "demo"]);
+    assert_eq!((nothing.code, nothing.out.as_str()), (Some(3), "outcome: no_such_run\n"), "{nothing:?}");
+}
+
+#[test]
+fn a_dead_letter_is_listed_and_redriven() {
+    let dir = folder();
+    let server = Served::start(dir.path());
+    let said = server.run(&["send", "demo", "/panic", "--wait=60s", "--json"]);
+    assert_eq!(said.code, Some(10), "{said:?}");
+    let id = said.json()["id"].as_str().expect("an id").to_owned();
+    let dead = server.run(&["dead", "--json"]).json();
+    assert_eq!((&dead["items"][0]["id"], &dead["items"][0]["dead"]), (&id.as_str().into(), &true.into()), "{dead}");
+    let redriven = server.run(&["redrive", "demo", &id]);
+    assert_eq!(redriven.code, Some(0), "{redriven:?}");
+    assert_ne!(redriven.out.trim(), id);
+    assert_eq!(server.run(&["redrive", "demo", &id]).out, redriven.out, "twice is once");
+}
+
+#[test]
+fn background_work_is_listed_and_called_off() {
+    let dir = folder();
+    let server = Served::start(dir.path());
+    assert_eq!(server.run(&["send", "demo", "/bg 60 tea", "--wait"]).code, Some(0));
+    let listed = server.run(&["ops", "demo", "--json"]).json();
+    let operation = &listed["items"][0];
+    assert_eq!((&operation["display_name"], &operation["status"]), (&"tea".into(), &"running".into()), "{listed}");
+    let id = operation["id"].as_str().expect("an id");
+    let cancelled = server.run(&["ops", "demo", id, "--cancel", "--json"]).json();
+    assert_eq!(cancelled["id"], id);
+    assert!(server.run(&["ops", "demo"]).out.contains("tea"));
+}
+
+#[test]
+fn a_policy_is_kept_asked_and_tried_out() {
+    let dir = folder();
+    let server = Served::start(dir.path());
+    assert_eq!(server.run(&["send", "demo", "/echo one", "--wait"]).code, Some(0));
+    let file = dir.path().join("quiet.toml");
+    let table = "version = 1\n[[row]]\nkind = \"prompt\"\ndecision = { deliver = \"next_run\", wake = false }\n";
+    std::fs::write(&file, table).expect("a file");
+    let file = file.to_str().expect("text");
+    let saved = server.run(&["policy", "upload", "quiet", file, "--json"]);
+    assert_eq!(saved.code, Some(0), "{saved:?}");
+    assert_eq!((&saved.json()["name"], &saved.json()["version"]), (&"quiet".into(), &1.into()));
+    let listed = server.run(&["policy", "ls", "--json"]).json();
+    let names: Vec<_> = listed["items"].as_array().expect("items").iter().map(|policy| &policy["name"]).collect();
+    assert!(names.contains(&&"quiet".into()), "{listed}");
+    let said = server.run(&["policy", "explain", "--name", "quiet", "--kind", "prompt", "--json"]).json();
+    assert_eq!(said["decision"]["wake"], false, "{said}");
+    let replayed = server.run(&["policy", "replay", "quiet", "demo"]);
+    assert!(
+        replayed.out.contains("1 of 1 decisions would differ") && replayed.out.contains("wake: true becomes false"),
+        "{replayed:?}"
+    );
+    std::fs::write(file, "[[row]]\nkind = \"poem\"\n").expect("a file");
+    assert_eq!(server.run(&["policy", "upload", "quiet", file]).code, Some(78));
+}
+
+#[test]
+fn tokens_are_made_before_the_server_and_through_it_and_end_at_once() {
+    let dir = folder();
+    let made = run(windlass(dir.path()).args(["token", "create", "--name", "operator", "--json"])).json();
+    let operator = made["token"].as_str().expect("a token").to_owned();
+    assert!(operator.starts_with("wl_"), "{made}");
+    let server = Served::start(dir.path());
+    let as_operator = |arguments: &[&str]| run(server.windlass(arguments).env("WINDLASS_TOKEN", &operator));
+    assert_eq!(server.run(&["sessions"]).code, Some(4), "there is a token, so one is needed");
+    assert_eq!(as_operator(&["sessions"]).code, Some(0));
+
+    // No address is named: whoever holds the store is asked.
+    let address = server.url.clone();
+    let reader = as_operator(&["token", "create", "--scope", "sessions:read"]);
+    assert_eq!(reader.code, Some(0), "{reader:?}");
+    let file = dir.path().join("reader.token");
+    std::fs::write(&file, &reader.out).expect("a file");
+    let file = file.to_str().expect("text");
+    let config = dir.path().join("config/windlass");
+    std::fs::create_dir_all(&config).expect("a folder");
+    let profile = format!("[profile.reader]\nurl = {address:?}\ntoken_file = {file:?}\n");
+    std::fs::write(config.join("config.toml"), profile).expect("a file");
+    let as_reader = |arguments: &[&str]| run(windlass(dir.path()).args(arguments).args(["--profile", "reader"]));
+    assert_eq!(as_reader(&["sessions"]).code, Some(0));
+    let refused = as_reader(&["send", "demo", "hello"]);
+    assert_eq!((refused.code, refused.out.as_str()), (Some(4), ""), "{refused:?}");
+    assert!(refused.err.starts_with("error: forbidden_scope: "), "{refused:?}");
+
+    let listed = as_operator(&["token", "ls", "--json"]).json();
+    let listed = listed["items"].as_array().expect("items");
+    assert_eq!(listed.len(), 2, "{listed:?}");
+    assert!(listed.iter().all(|token| token.get("token").is_none()));
+    let id = reader.out.trim().split('_').nth(1).expect("an id");
+    assert_eq!(as_operator(&["token", "revoke", id]).code, Some(0));
+    assert_eq!(as_reader(&["sessions"]).code, Some(4), "at once");
+}
+
+#[test]
+fn a_backup_beside_a_server_restores_what_was_accepted() {
+    let dir = folder();
+    let server = Served::start(dir.path());
+    assert_eq!(server.run(&["send", "demo", "/echo kept", "--wait", "--key", "k"]).code, Some(0));
+    let backup = dir.path().join("saved.db");
+    let backup = backup.to_str().expect("text");
+    let said = server.run(&["backup", backup]);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    let busy = server.run(&["restore", backup, "--overwrite"]);
+    assert_eq!(busy.code, Some(5), "{busy:?}");
+    assert_eq!(server.terminated(), Some(0));
+
+    let elsewhere = folder();
+    let said = run(windlass(elsewhere.path()).args(["restore", backup]));
+    assert_eq!(said.code, Some(0), "{said:?}");
+    let server = Served::start(elsewhere.path());
+    let again = server.run(&["send", "demo", "/echo kept", "--wait", "--key", "k", "--json"]).json();
+    assert_eq!((&again["outcome"], &again["result"]["text"]), (&"deduplicated".into(), &"kept".into()), "{again}");
+    drop(server);
+    let taken = run(windlass(elsewhere.path()).args(["restore", backup]));
+    assert_eq!(taken.code, Some(5), "{taken:?}");
+}
+
+#[test]
+fn a_doctor_and_a_health_check_say_how_it_is() {
+    let dir = folder();
+    let nobody = run(windlass(dir.path()).args(["health", "--url", "http://127.0.0.1:9"]));
+    assert_eq!(nobody.code, Some(8), "{nobody:?}");
+    let server = Served::start(dir.path());
+    let health = server.run(&["health", "--json"]);
+    assert_eq!((health.code, &health.json()["status"]), (Some(0), &"ready".into()));
+    let well = server.run(&["doctor", "--json"]);
+    assert_eq!((well.code, &well.json()["ok"]), (Some(0), &true.into()), "{well:?}");
+    let names: Vec<_> =
+        well.json()["findings"].as_array().expect("findings").iter().map(|f| f["name"].clone()).collect();
+    assert_eq!(names, ["config", "clock", "store", "lock", "disk", "server"]);
+    let agents = server.run(&["agents", "ls", "--json"]).json();
+    let default = agents["items"].as_array().expect("agents").iter().find(|agent| agent["default"] == true);
+    let default = default.expect("a default agent")["name"].as_str().expect("a name").to_owned();
+    assert_eq!(server.run(&["agents", "test", &default, "--json"]).json()["ok"], true);
+    drop(server);
+
+    std::fs::write(dir.path().join("windlass.db"), "no store at all").expect("a file");
+    let ill = run(windlass(dir.path()).args(["doctor", "--url", "http://127.0.0.1:9"]));
+    assert_eq!(ill.code, Some(1), "{ill:?}");
+    assert!(ill.out.contains("WRONG store: ") && ill.out.contains("WRONG server: "), "{ill:?}");
+}
+
+#[test]
+fn a_configuration_is_begun_checked_and_refused() {
+    let dir = folder();
+    let template = run(windlass(dir.path()).args(["config", "template"]));
+    assert!(template.out.contains("[server]") && template.out.contains("#[profile.default]"), "{template:?}");
+    let file = dir.path().join("windlass.toml");
+    let check = |text: &str, verb: &[&str]| {
+        std::fs::write(&file, text).expect("a file");
+        run(windlass(dir.path()).args(verb).args(["--config", file.to_str().expect("text")]))
+    };
+    assert_eq!(check(&template.out, &["config", "check"]).code, Some(0), "the template can be used as it is");
+    let uncommented = template.out.replace("#[profile.default]", "[profile.default]").replace("#url =", "url =");
+    assert_eq!(check(&uncommented, &["config", "check"]).code, Some(0));
+    let shown = check("[server]\ndrain_seconds = 5\n", &["config", "show", "--json"]).json();
+    assert_eq!(shown["server"]["listen"], "127.0.0.1:7420", "{shown}");
+    for (text, place) in [
+        ("[server]\nlisten = 1\n", "windlass.toml:2:"),
+        ("[server]\nlsten = \"127.0.0.1:1\"\n", "lsten"),
+        ("[sever]\n", "sever"),
+        ("[profile.p]\nurl = \"ftp://x\"\n", "profile.p"),
+        ("[profile.p]\nurl = \"http://h\"\ntoken = \"t\"\n", "https"),
+    ] {
+        let said = check(text, &["config", "check"]);
+        assert_eq!((said.code, said.out.as_str()), (Some(78), ""), "{text}: {said:?}");
+        assert!(said.err.contains(place), "{text}: {said:?}");
+    }
+    let exposed = run(windlass(dir.path()).args(["serve", "--listen", "0.0.0.0:0"]));
+    assert_eq!(exposed.code, Some(78), "{exposed:?}");
+    assert!(exposed.err.contains("  try: "), "{exposed:?}");
+}
+
+#[test]
+fn two_servers_do_not_share_a_store() {
+    let dir = folder();
+    let _server = Served::start(dir.path());
+    let second = run(windlass(dir.path()).args(["serve", "--listen", "127.0.0.1:0"]));
+    assert_eq!(second.code, Some(5), "{second:?}");
+    assert!(second.err.contains("store_locked"), "{second:?}");
+}
+
+#[test]
+fn what_a_shell_and_a_reader_need_is_there() {
+    let dir = folder();
+    for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
+        let script = run(windlass(dir.path()).args(["completion", shell]));
+        assert!(script.code == Some(0) && script.out.contains("interrupt"), "{shell}");
+    }
+    let pages = dir.path().join("man");
+    assert_eq!(run(windlass(dir.path()).arg("man").arg("--dir").arg(&pages)).code, Some(0));
+    for page in ["windlass.1", "windlass-send.1", "windlass-token-create.1"] {
+        assert!(Path::new(&pages).join(page).is_file(), "{page}");
+    }
+    let version = run(windlass(dir.path()).args(["version", "--json"])).json();
+    assert_eq!(version["version"], env!("CARGO_PKG_VERSION"));
+}
+
+#[test]
+fn nothing_is_coloured_where_nobody_sees_it() {
+    let dir = folder();
+    let server = Served::start(dir.path());
+    server.run(&["send", "demo", "hello", "--wait"]);
+    for arguments in [&["sessions"][..], &["inputs", "demo"], &["--help"], &["send"]] {
+        let said = server.run(arguments);
+        assert!(!said.out.contains('\u{1b}') && !said.err.contains('\u{1b}'), "{said:?}");
+    }
+}
