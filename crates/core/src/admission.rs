@@ -188,7 +188,7 @@ impl Session {
     fn known(&self, id: InputId) -> Option<(Fingerprint, InputState)> {
         match self.open.get(&id) {
             Some(open) => Some((open.accepted.fingerprint, self.input_state(id)?)),
-            None => self.settled.by_id(id).map(|settled| (settled.fingerprint, settled.state)),
+            None => self.remembered(self.settled.by_id(id)).map(|settled| (settled.fingerprint, settled.state)),
         }
     }
 

@@ -31,6 +31,7 @@ impl Session {
         }
         self.head = entry.seq;
         self.last_at = at;
+        self.settled.expire(at, &self.limits);
         let mut ends = Ends { seq: entry.seq, at, settled };
         match &entry.record {
             Record::SessionCreated { epoch, agent } => {

@@ -29,7 +29,7 @@ pub struct Limits {
     pub backoff_max: Duration,
     /// Settled inputs that are remembered, so that a late retry hears its first answer.
     pub settled_kept: u32,
-    /// How long a settled input is remembered at least; it is forgotten when the next one settles after that.
+    /// How long a settled input is remembered.
     pub settled_ttl: Duration,
     /// After how long a wait the class of a waiting input rises by one.
     pub ageing: Duration,

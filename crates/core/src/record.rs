@@ -229,11 +229,18 @@ impl Record {
 
     /// The blobs that the record names, for collectors of garbage.
     pub fn blobs(&self) -> impl Iterator<Item = &BlobId> {
-        let blocks = match self {
-            Record::InputAccepted(accepted) => accepted.input.blocks().map_or(&[][..], Vec::as_slice),
-            _ => &[],
+        let accepted = match self {
+            Record::InputAccepted(accepted) => Some(accepted),
+            _ => None,
         };
-        blocks.iter().filter_map(|block| match block {
+        accepted.into_iter().flat_map(|accepted| accepted.input.blobs())
+    }
+}
+
+impl Input {
+    /// The blobs that the input names.
+    pub fn blobs(&self) -> impl Iterator<Item = &BlobId> {
+        self.blocks().into_iter().flatten().filter_map(|block| match block {
             ContentBlock::Image { source: MediaSource::Blob { blob, .. }, .. }
             | ContentBlock::Video { source: MediaSource::Blob { blob, .. }, .. } => Some(blob),
             _ => None,

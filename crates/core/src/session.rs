@@ -12,7 +12,7 @@ use crate::{
     lanes::{Lanes, Slot},
     ops::Ops,
     outbox::Outbox,
-    window::{KeyHash, Remembered, Window},
+    window::{KeyHash, Remembered, Settled, Window},
 };
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, sync::Arc};
@@ -160,6 +160,12 @@ impl Snapshot {
     /// The entry after which this was the state.
     pub fn head(&self) -> Seq {
         self.head
+    }
+
+    /// The blobs that the inputs in it name, for collectors of garbage.
+    pub fn blobs(&self) -> impl Iterator<Item = &crate::BlobId> {
+        let open = self.open.iter().map(|open| &open.accepted);
+        open.chain(&self.context).flat_map(|accepted| accepted.input.blobs())
     }
 }
 
@@ -515,14 +521,19 @@ impl Session {
     pub fn input_state(&self, id: InputId) -> Option<InputState> {
         match self.open.get(&id) {
             Some(open) => Some(self.open_state(id, open)),
-            None => self.settled.by_id(id).map(|settled| settled.state),
+            None => self.remembered(self.settled.by_id(id)).map(|settled| settled.state),
         }
     }
 
     /// The input that holds this key, open or remembered.
     pub fn input_by_key(&self, key: &IdempotencyKey) -> Option<InputId> {
         let key = KeyHash::of(key);
-        self.keys.get(&key).copied().or_else(|| self.settled.by_key(key).map(|settled| settled.id))
+        self.keys.get(&key).copied().or_else(|| self.remembered(self.settled.by_key(key)).map(|settled| settled.id))
+    }
+
+    /// What the next entry will not make the session forget.
+    pub(crate) fn remembered<'a>(&self, settled: Option<&'a Settled>) -> Option<&'a Settled> {
+        settled.filter(|settled| !settled.is_due(self.latest.max(self.last_at), &self.limits))
     }
 
     /// The inputs that are not over, in the order of their ids.

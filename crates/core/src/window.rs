@@ -56,6 +56,14 @@ pub(crate) struct Window {
     by_key: HashTable<u32>,
 }
 
+impl Settled {
+    /// Whether it has been remembered for long enough.
+    pub(crate) fn is_due(&self, now: Timestamp, limits: &Limits) -> bool {
+        let ttl = u32::try_from(limits.settled_ttl.as_secs()).unwrap_or(u32::MAX);
+        self.at.saturating_add(ttl) < seconds(now)
+    }
+}
+
 impl Remembered {
     fn len(&self) -> usize {
         // Every sealed chunk is full.
@@ -122,10 +130,15 @@ impl Window {
     ) {
         let key = key.map(KeyHash::of).unwrap_or_default();
         self.insert(Settled { id, key, fingerprint, at: seconds(now), state });
-        let ttl = u32::try_from(limits.settled_ttl.as_secs()).unwrap_or(u32::MAX);
-        while self.len() > limits.settled_kept as usize
-            || self.kept.oldest().is_some_and(|oldest| oldest.at.saturating_add(ttl) < seconds(now))
-        {
+        while self.len() > limits.settled_kept as usize {
+            self.forget_oldest();
+        }
+        self.expire(now, limits);
+    }
+
+    /// Forgets what has been remembered for long enough.
+    pub(crate) fn expire(&mut self, now: Timestamp, limits: &Limits) {
+        while self.kept.oldest().is_some_and(|oldest| oldest.is_due(now, limits)) {
             self.forget_oldest();
         }
     }

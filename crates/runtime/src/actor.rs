@@ -25,6 +25,7 @@ use crate::{
     owner::Slot,
     shared::Shared,
     store::{Append, IndexChange, Opened, SessionStatus, StoreError},
+    sweep::Named,
     waiters::Waiters,
 };
 use futures_util::FutureExt;
@@ -85,7 +86,7 @@ pub(crate) enum Exit {
 
 enum Asked {
     Nobody,
-    Accept { kind: InputKind, wait: bool, pinned: bool, reply: Answer<Admitted> },
+    Accept { kind: InputKind, wait: bool, pinned: bool, reply: Answer<Admitted>, _named: Option<Named> },
     Withdraw(Answer<windlass_core::WithdrawOutcome>),
     Checkpoint(Answer<Result<Vec<Arc<windlass_core::Accepted>>, RunClosed>>),
     Boundary(Answer<Result<Arc<windlass_core::RunBoundaryReceipt>, RunClosed>>),
@@ -254,9 +255,9 @@ impl Actor {
     /// Steps one message. Returns the answer to give when asked to leave.
     fn receive(&mut self, message: Message) -> Option<(&'static str, Answer<()>)> {
         match message {
-            Message::Accept { input, options, wait, reply } => {
+            Message::Accept { input, named, options, wait, reply } => {
                 let (kind, pinned) = (input.kind(), options.pinned);
-                let ticket = self.ask(Asked::Accept { kind, wait, pinned, reply });
+                let ticket = self.ask(Asked::Accept { kind, wait, pinned, reply, _named: named });
                 self.take_step(Event::Accept { ticket, input, options });
             }
             Message::Withdraw { input, reply } => {
@@ -495,7 +496,7 @@ impl Actor {
     fn answer(&mut self, ticket: Ticket, reply: Reply, waiters: Option<&mut Waiters>) {
         let asked = std::mem::replace(&mut self.asked[ticket.0 as usize], Asked::Nobody);
         match (asked, reply) {
-            (Asked::Accept { kind, wait, pinned, reply }, Reply::Accept(outcome)) => {
+            (Asked::Accept { kind, wait, pinned, reply, _named }, Reply::Accept(outcome)) => {
                 if let Some(observer) = &self.shared.observer {
                     observer.admitted(kind, outcome_code(&outcome));
                 }

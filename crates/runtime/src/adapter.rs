@@ -181,6 +181,7 @@ impl RuntimeBuilder {
             sessions: Mutex::new(HashMap::new()),
             alarms: Arc::new(Alarms::default()),
             drains: crate::comms::Drains::default(),
+            naming: crate::sweep::Naming::default(),
             tasks: TaskTracker::new(),
         });
         tokio::spawn(ring(Arc::downgrade(&shared), Arc::clone(&shared.alarms)));

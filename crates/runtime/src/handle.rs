@@ -10,6 +10,7 @@ use crate::{
     owner::{Slot, stored_outcome},
     shared::Shared,
     store::{InputRef, InputRow, Loaded, SessionStatus, StoreError},
+    sweep::Named,
 };
 use std::{future::Future, sync::Arc};
 use tokio::sync::oneshot;
@@ -496,10 +497,11 @@ impl SessionHandle {
         options: AcceptOptions,
         wait: bool,
     ) -> Result<Admitted, SessionError> {
+        let mut named = None;
         if input.blocks().is_some() {
             // Boxed, so that the state of this rare path is not part of every call.
             match Box::pin(self.keep_media(input, options)).await {
-                Ok(detached) => input = detached,
+                Ok((detached, guard)) => (input, named) = (detached, guard),
                 Err(MediaError::Blob(error)) => return Err(SessionError::Blob(error)),
                 Err(MediaError::Session(error)) => return Err(error),
                 Err(MediaError::Rejected(reason)) => {
@@ -508,25 +510,31 @@ impl SessionHandle {
                 }
             }
         }
-        self.ask(|reply| Message::Accept { input, options, wait, reply }).await
+        self.ask(|reply| Message::Accept { input, named, options, wait, reply }).await
     }
 
-    /// Moves an input's media to the blob store, if the session would take the input.
-    async fn keep_media(&self, mut input: Box<Input>, options: AcceptOptions) -> Result<Box<Input>, MediaError> {
+    /// Moves an input's media to the blob store, if the session would take the input. Nothing that it names is forgotten
+    /// until the guard is dropped.
+    async fn keep_media(
+        &self,
+        mut input: Box<Input>,
+        options: AcceptOptions,
+    ) -> Result<(Box<Input>, Option<Named>), MediaError> {
         let blobs = self.shared.blobs.clone();
         let has_store = blobs.is_some();
         let detached =
             tokio::task::spawn_blocking(move || media::detach(&mut input, has_store).map(|media| (input, media)));
         let (input, media) =
             detached.await.expect("decoding neither panics nor is aborted").map_err(MediaError::Rejected)?;
-        if let Some(blobs) = blobs.filter(|_| !media.is_empty()) {
-            let asked = input.clone();
-            let wanted = self.look(move |session| session.would_admit(&asked, options)).await;
-            if wanted.map_err(MediaError::Session)? {
-                media.keep(&*blobs).await?;
-            }
+        let Some(blobs) = blobs.filter(|_| !media.is_empty()) else { return Ok((input, None)) };
+        let asked = input.clone();
+        let wanted = self.look(move |session| session.would_admit(&asked, options)).await;
+        if !wanted.map_err(MediaError::Session)? {
+            return Ok((input, None));
         }
-        Ok(input)
+        let named = self.shared.naming.name(input.blobs()).await;
+        media.keep(&*blobs).await?;
+        Ok((input, Some(named)))
     }
 
     pub(crate) async fn control(&self, verb: Control) -> Result<ControlReport, SessionError> {

@@ -31,6 +31,7 @@ mod policy_file;
 mod reference;
 mod shared;
 pub mod store;
+mod sweep;
 pub mod testing;
 mod turn;
 mod waiters;

@@ -8,6 +8,7 @@ use crate::{
     creation::NewSession,
     error::SessionError,
     executor::CoreExecutor,
+    sweep::Named,
 };
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
@@ -25,6 +26,8 @@ pub(crate) type Answer<T> = oneshot::Sender<Result<T, SessionError>>;
 pub(crate) enum Message {
     Accept {
         input: Box<Input>,
+        /// What it names is not forgotten before it is answered.
+        named: Option<Named>,
         options: AcceptOptions,
         wait: bool,
         reply: Answer<Admitted>,

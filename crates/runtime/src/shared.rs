@@ -28,6 +28,8 @@ pub(crate) struct Shared {
     pub(crate) alarms: Arc<Alarms>,
     /// Which sessions hear their peers.
     pub(crate) drains: crate::comms::Drains,
+    /// Which blobs must not be forgotten just now.
+    pub(crate) naming: crate::sweep::Naming,
     /// Every task of this adapter; closed at shutdown.
     pub(crate) tasks: TaskTracker,
 }

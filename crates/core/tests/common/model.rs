@@ -215,7 +215,7 @@ impl Model {
                 At::Run => "staged",
             });
         }
-        self.over.iter().rev().find(|over| over.id == id).map(|over| over.state)
+        self.remembered().rev().find(|over| over.id == id).map(|over| over.state)
     }
 
     pub(crate) fn runtime_state(&self) -> &'static str {
@@ -261,14 +261,17 @@ impl Model {
         };
         let key = item.input.header.idempotency_key.map(|key| key.as_str().to_owned());
         self.over.push(Over { id, key, print: item.print, state, at: self.now });
-        let seconds = |at: Timestamp| at.as_micros() / 1_000_000;
-        let ttl = self.limits.settled_ttl.as_secs() as i64;
-        while self.over.len() > self.limits.settled_kept as usize
-            || self.over.first().is_some_and(|oldest| seconds(oldest.at) + ttl < seconds(self.now))
-        {
+        while self.over.len() > self.limits.settled_kept as usize {
             self.over.remove(0);
         }
         self.ends.push((id, outcome.to_owned()));
+    }
+
+    /// What ended and is remembered, oldest first.
+    fn remembered(&self) -> impl DoubleEndedIterator<Item = &Over> {
+        let seconds = |at: Timestamp| at.as_micros() / 1_000_000;
+        let (ttl, now) = (self.limits.settled_ttl.as_secs() as i64, seconds(self.now));
+        self.over.iter().filter(move |over| seconds(over.at) + ttl >= now)
     }
 }
 
@@ -283,7 +286,7 @@ impl Model {
         let (id, print, now) = (input.id(), print(input), self.now);
         let known = |of: InputId, code: &str| -> Option<String> {
             let open = self.items.iter().find(|item| item.id() == of).map(|item| &item.print);
-            let known = open.or_else(|| self.over.iter().find(|over| over.id == of).map(|over| &over.print))?;
+            let known = open.or_else(|| self.remembered().find(|over| over.id == of).map(|over| &over.print))?;
             Some(if *known == print {
                 format!("duplicate of={} state={}", name_of(of), self.state(of).unwrap())
             } else {
@@ -295,7 +298,7 @@ impl Model {
         }
         if let Some(key) = &input.header.idempotency_key {
             let open = self.items.iter().find(|item| item.input.header.idempotency_key.as_ref() == Some(key));
-            let over = self.over.iter().rev().find(|over| over.key.as_deref() == Some(key.as_str()));
+            let over = self.remembered().rev().find(|over| over.key.as_deref() == Some(key.as_str()));
             if let Some(of) = open.map(Item::id).or(over.map(|over| over.id)) {
                 return known(of, "idempotency_key_reused").unwrap();
             }
