@@ -212,12 +212,12 @@ fn the_first_format_is_read_and_written_for_ever() {
 /// Kinds of records that came later than the first format, each as it was first written.
 #[test]
 fn later_records_are_read_and_written_for_ever() {
-    let lives: [(&str, fn() -> Rig); 2] =
-        [("journal-v1-profile.jsonl", a_told_life), ("journal-v1-peers.jsonl", a_life_among_peers)];
-    for (file, life) in lives {
+    type Life = fn() -> Rig;
+    let told: (&str, Life) = ("journal-v1-profile.jsonl", a_told_life);
+    for (file, live) in [told, ("journal-v1-peers.jsonl", a_life_among_peers)] {
         let path = golden(file);
         if !path.exists() && std::env::var_os("WINDLASS_REWRITE").is_some() {
-            let lines = life().journal.into_iter().map(|entry| serde_json::to_string(&entry).unwrap() + "\n");
+            let lines = live().journal.into_iter().map(|entry| serde_json::to_string(&entry).unwrap() + "\n");
             std::fs::write(&path, lines.collect::<String>()).unwrap();
         }
         let text = std::fs::read_to_string(&path).unwrap();
@@ -226,9 +226,9 @@ fn later_records_are_read_and_written_for_ever() {
             assert_eq!(serde_json::to_string(entry).unwrap(), line);
         }
         let entries: Vec<_> = entries.into_iter().map(Arc::new).collect();
-        let life = life();
-        assert_eq!(life.journal, entries);
-        assert_eq!(recover(&entries).unwrap().snapshot(), life.session.snapshot());
+        let rig = live();
+        assert_eq!(rig.journal, entries);
+        assert_eq!(recover(&entries).unwrap().snapshot(), rig.session.snapshot());
     }
     let told = a_told_life();
     let session = recover(&told.journal).unwrap();
