@@ -6,11 +6,11 @@ use crate::{
     place::Place,
     settings::ConfigFile,
 };
-use std::{io::IsTerminal as _, path::PathBuf};
-use tracing_subscriber::EnvFilter;
+use std::path::PathBuf;
 use windlass_server::{
     Config, ServeError,
-    config::{ConfigError, LogFormat, Sources, TelemetryConfig},
+    config::{ConfigError, Sources, TelemetryConfig},
+    logging,
 };
 
 /// Serve sessions over HTTP until SIGTERM or Ctrl-C; everything accepted is on disk
@@ -88,21 +88,8 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
 
 /// The log of a server: JSON lines on standard error, text at a terminal. WINDLASS_LOG wins over the configuration.
 fn log(telemetry: &TelemetryConfig) -> Result<(), Failure> {
-    let chosen = std::env::var("WINDLASS_LOG").unwrap_or_else(|_| telemetry.log.clone());
-    let filter = EnvFilter::try_new(&chosen)
-        .map_err(|error| Failure::config(format!("telemetry.log {chosen:?}: {error}")).hint("info"))?;
-    let json = match telemetry.log_format {
-        LogFormat::Auto => !std::io::stderr().is_terminal(),
-        LogFormat::Json => true,
-        LogFormat::Text => false,
-    };
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    if json {
-        log.json().flatten_event(true).init();
-    } else {
-        log.init();
-    }
-    Ok(())
+    let log = std::env::var("WINDLASS_LOG").unwrap_or_else(|_| telemetry.log.clone());
+    Ok(logging::install(&TelemetryConfig { log, ..telemetry.clone() })?)
 }
 
 fn sqlite(text: &str) -> Result<PathBuf, String> {

@@ -6,12 +6,14 @@
 use confique::{Config as _, Layer as _, meta};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use std::{
+    collections::BTreeMap,
     fmt,
     net::{IpAddr, SocketAddr},
     num::NonZeroU32,
     path::{Path, PathBuf},
     time::Duration,
 };
+use windlass_agent::config::{AgentConfig, Agents};
 
 /// The configuration of a server.
 #[derive(Clone, Debug, Serialize, confique::Config)]
@@ -32,6 +34,10 @@ pub struct Config {
     /// What the server tells of itself.
     #[config(nested)]
     pub telemetry: TelemetryConfig,
+    /// Who answers: [agents.NAME] with kind = "builtin", "process", "http" and more. Keys stand in variables or files
+    /// that an agent names, never here.
+    #[config(default = {})]
+    pub agents: BTreeMap<String, AgentConfig>,
     /// Connections by name, for those who call servers: `[profile.NAME]` with `url`, and `token_file` or `token`. The
     /// server itself has no use for them.
     #[serde(skip)]
@@ -161,7 +167,7 @@ pub struct TelemetryConfig {
 }
 
 /// How the log is written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
     /// Text on a terminal, JSON elsewhere.
@@ -261,8 +267,34 @@ impl Config {
             set(&mut values, key, text, key)?;
         }
         let layer: ConfigLayer = values.try_into().map_err(|error| invalid("the configuration", &error))?;
-        Config::from_layer(layer.with_fallback(ConfigLayer::default_values()))
-            .map_err(|error| invalid("the configuration", &error))
+        let config = Config::from_layer(layer.with_fallback(ConfigLayer::default_values()))
+            .map_err(|error| invalid("the configuration", &error))?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// What can be told to be wrong before anything is opened.
+    fn check(&self) -> Result<(), ConfigError> {
+        Agents::new(self.agents.clone()).map_err(|error| invalid(format!("agents.{}", error.agent), &error.problem))?;
+        let auth = &self.auth;
+        let jwt = [&auth.jwt_issuer, &auth.jwt_audience, &auth.jwt_keys];
+        if jwt.iter().any(|value| value.is_some()) && jwt.iter().any(|value| value.is_none()) {
+            return Err(invalid("auth", &"jwt_issuer, jwt_audience and jwt_keys are set together or not at all"));
+        }
+        for name in &auth.jwt_algorithms {
+            if !JWT_ALGORITHMS.contains(&name.as_str()) {
+                let known = JWT_ALGORITHMS.join(", ");
+                return Err(invalid("auth.jwt_algorithms", &format_args!("{name} is none of {known}")));
+            }
+        }
+        if let Some(origin) = self.server.allowed_origins.iter().find(|origin| !is_origin(origin)) {
+            let detail = format_args!("{origin:?} is no origin such as \"https://console.example.com\"");
+            return Err(invalid("server.allowed_origins", &detail));
+        }
+        if self.server.tls_cert.is_some() != self.server.tls_key.is_some() {
+            return Err(invalid("server", &"tls_cert and tls_key are set together or not at all"));
+        }
+        Ok(())
     }
 
     /// Every key with its documentation and its default, as a file.
@@ -271,6 +303,15 @@ impl Config {
         options.general.env_keys = false;
         confique::toml::template::<Config>(options)
     }
+}
+
+/// The algorithms of JWTs that can be allowed: each with a public key of its own kind.
+const JWT_ALGORITHMS: [&str; 3] = ["EdDSA", "ES256", "RS256"];
+
+/// `scheme://host[:port]`, as browsers write it.
+fn is_origin(text: &str) -> bool {
+    let Some((scheme, at)) = text.split_once("://") else { return false };
+    matches!(scheme, "http" | "https") && !at.is_empty() && !at.contains(['/', '?', '#', '@', '*', ' '])
 }
 
 fn invalid(place: impl Into<String>, error: &dyn fmt::Display) -> ConfigError {
@@ -332,7 +373,8 @@ fn is_known(meta: &meta::Meta, path: &[&str]) -> bool {
     meta.fields.iter().any(|field| {
         field.name == *key
             && match field.kind {
-                meta::FieldKind::Leaf { .. } => rest.is_empty(),
+                // The two tables whose keys are names.
+                meta::FieldKind::Leaf { .. } => rest.is_empty() || *key == "agents",
                 meta::FieldKind::Nested { meta } => is_known(meta, rest),
             }
     })

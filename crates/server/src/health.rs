@@ -81,7 +81,7 @@ async fn metrics(
     headers: HeaderMap,
 ) -> Result<impl IntoResponse, Problem> {
     if !from.is_loopback() || state.config().server.behind_proxy {
-        authenticate(&state, &headers, from)?.may(Scope::TenantAdmin)?;
+        authenticate(&state, &headers, from).await?.may(Scope::TenantAdmin)?;
     }
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], state.metrics().render()?))
 }

@@ -126,9 +126,9 @@ struct Scan {
 
 impl Scan {
     /// Ends the scan. The parser's own error is only the vehicle.
-    fn refuse<E: de::Error>(&self, code: Code, detail: String) -> E {
-        let pointer = self.path.borrow().iter().map(|part| format!("/{}", shape::escape(part))).collect::<String>();
-        *self.fault.borrow_mut() = Some(Problem::at(code, pointer, &detail));
+    fn refuse<E: de::Error>(&self, code: Code, detail: &str) -> E {
+        let pointer = shape::pointer(self.path.borrow().iter());
+        *self.fault.borrow_mut() = Some(Problem::at(code, pointer, detail));
         E::custom("refused")
     }
 
@@ -151,7 +151,7 @@ struct Node<'s> {
 impl Node<'_> {
     fn deeper<E: de::Error>(self) -> Result<Self, E> {
         match self.depth {
-            DEPTH => Err(self.scan.refuse(Code::JsonTooDeep, format!("at most {DEPTH} levels are taken"))),
+            DEPTH => Err(self.scan.refuse(Code::JsonTooDeep, &format!("at most {DEPTH} levels are taken"))),
             depth => Ok(Node { depth: depth + 1, ..self }),
         }
     }
@@ -160,7 +160,7 @@ impl Node<'_> {
         if text.len() > STRING_BYTES {
             return Err(self.scan.refuse(
                 Code::SchemaViolation,
-                format!("a string has at most {STRING_BYTES} bytes; put large content into a blob"),
+                &format!("a string has at most {STRING_BYTES} bytes; put large content into a blob"),
             ));
         }
         Ok(())
@@ -195,7 +195,7 @@ impl<'de> Visitor<'de> for Node<'_> {
     }
 
     fn visit_f64<E: de::Error>(self, value: f64) -> Result<Value, E> {
-        let refused = || self.scan.refuse(Code::SchemaViolation, "the number is out of range".to_owned());
+        let refused = || self.scan.refuse(Code::SchemaViolation, "the number is out of range");
         Number::from_f64(value).map(Value::Number).ok_or_else(refused)
     }
 
@@ -215,7 +215,7 @@ impl<'de> Visitor<'de> for Node<'_> {
             if read.len() == ARRAY_ITEMS {
                 return Err(self
                     .scan
-                    .refuse(Code::SchemaViolation, format!("an array has at most {ARRAY_ITEMS} items")));
+                    .refuse(Code::SchemaViolation, &format!("an array has at most {ARRAY_ITEMS} items")));
             }
             read.push(item?);
         }
@@ -229,14 +229,14 @@ impl<'de> Visitor<'de> for Node<'_> {
             let (value, taken) = self.scan.within(key.clone(), || {
                 self.string(&key)?;
                 if read.contains_key(&key) {
-                    return Err(self.scan.refuse(Code::DuplicateKey, "the object has this key already".to_owned()));
+                    return Err(self.scan.refuse(Code::DuplicateKey, "the object has this key already"));
                 }
                 Ok((entries.next_value_seed(inner)?, read.len()))
             })?;
             if taken == OBJECT_KEYS {
                 return Err(self
                     .scan
-                    .refuse(Code::SchemaViolation, format!("an object has at most {OBJECT_KEYS} keys")));
+                    .refuse(Code::SchemaViolation, &format!("an object has at most {OBJECT_KEYS} keys")));
             }
             read.insert(key, value);
         }

@@ -174,7 +174,8 @@ impl Connection {
         builder
             .http1()
             .timer(TokioTimer::new())
-            .header_read_timeout(None)
+            // The stream's own timers are shorter. With this one hyper looks for the next head at once, and so arms them.
+            .header_read_timeout(self.limits.idle_seconds.0 + self.limits.header_seconds.0)
             .max_headers(HEADERS_READ)
             .max_buf_size(HEAD_BUFFER);
         builder

@@ -17,7 +17,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{MethodFilter, MethodRouter},
 };
-use http::Method;
+use http::{Extensions, HeaderMap, Method};
 use std::{collections::BTreeMap, time::Duration};
 
 /// One row of the table of routes.
@@ -86,7 +86,7 @@ impl Routes {
 
 /// The check in front of every handler: who is it, may he, is it too often?
 async fn admit(State((path, scope)): State<(&'static str, Scope)>, mut request: Request, next: Next) -> Response {
-    let mut response = match principal(&request, scope) {
+    let mut response = match principal(request.headers(), request.extensions(), scope).await {
         Ok(None) => next.run(request).await,
         Ok(Some(principal)) => {
             request.extensions_mut().insert(principal);
@@ -98,14 +98,14 @@ async fn admit(State((path, scope)): State<(&'static str, Scope)>, mut request: 
     response
 }
 
-fn principal(request: &Request, scope: Scope) -> Result<Option<Principal>, Problem> {
+async fn principal(headers: &HeaderMap, known: &Extensions, scope: Scope) -> Result<Option<Principal>, Problem> {
     if scope == Scope::Public {
         return Ok(None);
     }
     let unguarded = || Problem::internal("a route was reached around the guard");
-    let ClientIp(from) = request.extensions().get().copied().ok_or_else(unguarded)?;
-    let state = request.extensions().get::<AppState>().ok_or_else(unguarded)?;
-    let principal = authenticate(state, request.headers(), from)?;
+    let ClientIp(from) = known.get().copied().ok_or_else(unguarded)?;
+    let state = known.get::<AppState>().ok_or_else(unguarded)?;
+    let principal = authenticate(state, headers, from).await?;
     // Whoever is trusted because he runs on this machine could as well write its files.
     if !principal.is_local() {
         let rates = state.rates();

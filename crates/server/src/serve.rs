@@ -5,7 +5,7 @@
 
 use crate::{
     api,
-    auth::{self, Tokens},
+    auth::{self, Jwt, JwtKeysError, Tokens},
     config::Config,
     guard::Guard,
     health::{self, Health},
@@ -13,7 +13,7 @@ use crate::{
     listener::Door,
     problem::{Code, Problem},
     routes::Routes,
-    state::{AgentCatalog, AppState, BuiltinOnly, Parts},
+    state::{AgentCatalog, AppState, Parts},
     telemetry::Metrics,
     tls::{Tls, TlsError},
 };
@@ -26,13 +26,14 @@ use std::{
 };
 use tokio::{net::TcpListener, task::JoinHandle, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use windlass_agent::config::Agents;
 use windlass_core::Limits;
 use windlass_runtime::{
     ExecutorFactory, Observer, RuntimeSessionAdapter, SystemClock,
     blob::{BlobError, BlobStore},
     documents::{DocumentError, Documents},
     object_blobs::ObjectBlobs,
-    store::{Store, StoreError},
+    store::{ListQuery, Store, StoreError},
 };
 use windlass_sqlite::{SqliteOptions, SqliteStore};
 
@@ -76,6 +77,9 @@ pub enum ServeError {
     /// The policies cannot be read.
     #[error("policies_unreadable: {0}; run `windlass verify`")]
     Policies(DocumentError),
+    /// The keys of JWTs cannot be used.
+    #[error(transparent)]
+    JwtKeys(#[from] JwtKeysError),
     /// Nothing can be counted: a bug.
     #[error("{0}")]
     Metrics(Problem),
@@ -94,8 +98,12 @@ impl ServeError {
     /// The exit code of a process that ends with this.
     pub fn exit_code(&self) -> u8 {
         match self {
-            ServeError::Exposed { .. } | ServeError::Listen { .. } | ServeError::Tls(_) | ServeError::NoFolder(_) => 78,
-            ServeError::Store(StoreError::Newer { .. }) => 78,
+            ServeError::Exposed { .. }
+            | ServeError::Listen { .. }
+            | ServeError::Tls(_)
+            | ServeError::JwtKeys(_)
+            | ServeError::NoFolder(_)
+            | ServeError::Store(StoreError::Newer { .. }) => 78,
             ServeError::Store(StoreError::Locked { .. }) => 5,
             ServeError::StoreLost { .. } => 70,
             ServeError::Interrupted => 130,
@@ -175,7 +183,8 @@ impl ServerBuilder {
         let tls = Tls::of(&config.server)?;
         let tokens = Tokens::load(Arc::clone(&self.documents), Arc::new(SystemClock)).await;
         let tokens = tokens.map_err(ServeError::Tokens)?;
-        refuse_exposure(&config, tokens.is_empty())?;
+        let jwt = Jwt::of(&config.auth)?;
+        refuse_exposure(&config, tokens.is_empty() && jwt.is_none())?;
         let address = listener
             .local_addr()
             .map_err(|error| ServeError::Listen { listen: config.server.listen, error: Arc::new(error) })?;
@@ -201,6 +210,7 @@ impl ServerBuilder {
             agents: self.agents,
             metrics,
             tokens,
+            jwt,
             rates: Rates::new(&config.limits),
             closing: CancellationToken::new(),
             draining: AtomicBool::new(false),
@@ -209,7 +219,7 @@ impl ServerBuilder {
             api: api::Api::new(&config.limits, policies),
             config: config.clone(),
         });
-        let routes = self.routes.into_iter().fold(routes(), |routes, add| routes.and(add));
+        let routes = self.routes.into_iter().fold(routes(), Routes::and);
         let (closing, killed, connections) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
         let door = Door {
             listener,
@@ -233,15 +243,20 @@ pub fn routes() -> Routes {
 }
 
 impl Server {
-    /// A server on this store. Its executor is the built-in agent, unless told otherwise.
+    /// A server on this store, with the agents of its configuration unless told otherwise.
+    ///
+    /// # Panics
+    /// If an agent of the configuration is declared wrongly, which [`Config::load`] would have refused.
     pub fn builder<S: Store + Documents>(config: Config, store: Arc<S>) -> ServerBuilder {
+        let agents =
+            Arc::new(Agents::new(config.agents.clone()).expect("the agents were checked with the configuration"));
         ServerBuilder {
             config,
             documents: Arc::clone(&store) as Arc<dyn Documents>,
             store,
             blobs: None,
-            factory: Arc::new(windlass_agent::BuiltinFactory::default()),
-            agents: Arc::new(BuiltinOnly),
+            factory: Arc::clone(&agents) as Arc<dyn ExecutorFactory>,
+            agents,
             metrics: None,
             routes: Vec::new(),
         }
@@ -295,17 +310,36 @@ impl Server {
 
     /// Watches the store. Returns when it has been lost for too long.
     async fn store_lost(&self) -> Code {
-        let mut since: Option<Instant> = None;
+        let mut outage = Outage::default();
         loop {
-            tokio::time::sleep(since.map_or(WATCH, |_| Duration::from_secs(1))).await;
-            match self.state.health().probe(&self.state).await {
-                Err(code @ (Code::StoreUnavailable | Code::CommitOutcomeUnknown)) => {
-                    let since = *since.get_or_insert_with(Instant::now);
-                    if since.elapsed() >= LOST {
-                        return code;
-                    }
-                }
-                _ => since = None,
+            tokio::time::sleep(if outage.is_on() { Duration::from_secs(1) } else { WATCH }).await;
+            let probed = self.state.health().probe(&self.state).await;
+            if let Some(code) = outage.hear(probed, Instant::now()) {
+                return code;
+            }
+        }
+    }
+}
+
+/// Since when the store takes no commits. One that is full or cannot be written is there all the same.
+#[derive(Debug, Default)]
+struct Outage(Option<Instant>);
+
+impl Outage {
+    fn is_on(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Hears of a probe; answers once the store is lost.
+    fn hear(&mut self, probed: Result<(), Code>, now: Instant) -> Option<Code> {
+        match probed {
+            Err(code @ (Code::StoreUnavailable | Code::CommitOutcomeUnknown)) => {
+                let since = *self.0.get_or_insert(now);
+                (now - since >= LOST).then_some(code)
+            }
+            _ => {
+                self.0 = None;
+                None
             }
         }
     }
@@ -319,13 +353,31 @@ impl Drop for Server {
     }
 }
 
-/// Sessions with work go on by themselves.
+/// Sessions with work go on by themselves; what waits in them is counted first.
 async fn resume(state: AppState) {
+    let counted = state.closing().run_until_cancelled(waiting(&state)).await;
+    match counted {
+        Some(Ok(inputs)) => state.metrics().found_open(inputs),
+        Some(Err(error)) => tracing::warn!(%error, "what waits could not be counted; windlass_queue_depth begins at 0"),
+        None => return,
+    }
     let resumed = state.closing().run_until_cancelled(state.adapter().resume_pending()).await;
     match resumed {
         Some(Ok(0)) | None => {}
         Some(Ok(sessions)) => tracing::info!(sessions, "sessions with work were opened"),
         Some(Err(error)) => tracing::error!(%error, "sessions with work could not be listed; they resume when called"),
+    }
+}
+
+/// How many inputs wait in the store's sessions.
+async fn waiting(state: &AppState) -> Result<u64, StoreError> {
+    let (mut after, mut inputs) = (None, 0);
+    loop {
+        let query = ListQuery { pending: true, after, limit: 1_000, ..ListQuery::default() };
+        let rows = state.store().list(query).await?;
+        let Some(last) = rows.last() else { return Ok(inputs) };
+        after = Some(last.session);
+        inputs += rows.iter().map(|row| u64::from(row.status.open_inputs)).sum::<u64>();
     }
 }
 
@@ -349,7 +401,7 @@ fn refuse_exposure(config: &Config, no_tokens: bool) -> Result<(), ServeError> {
     if server.listen.ip().is_loopback() && !server.behind_proxy {
         return Ok(());
     }
-    if no_tokens && config.auth.jwt_issuer.is_none() {
+    if no_tokens {
         return exposed("there is no token", "make one first: `windlass token create`, with a server on 127.0.0.1");
     }
     if !private {
@@ -401,18 +453,7 @@ pub async fn serve(config: Config, ready: impl FnOnce(SocketAddr)) -> Result<(),
     supervised(&[sd_notify::NotifyState::Ready]);
     tracing::info!(address = %server.address(), "ready");
     ready(server.address());
-    let lost = loop {
-        tokio::select! {
-            signal = signals.next() => match signal {
-                Signal::End => break None,
-                Signal::Reload => match server.reload() {
-                    Ok(()) => tracing::info!("the certificate was read again"),
-                    Err(error) => tracing::error!(%error, "the certificate in use stays"),
-                },
-            },
-            code = server.store_lost() => break Some(code),
-        }
-    };
+    let lost = until_told(&server, &mut signals).await;
     supervised(&[sd_notify::NotifyState::Stopping]);
     if let Some(code) = lost {
         return Err(ServeError::StoreLost { code });
@@ -426,6 +467,23 @@ pub async fn serve(config: Config, ready: impl FnOnce(SocketAddr)) -> Result<(),
             signal = signals.next() => if let Signal::End = signal {
                 return Err(ServeError::Interrupted);
             },
+        }
+    }
+}
+
+/// Returns when the server is to end: because it was told to, or because the store is lost.
+async fn until_told(server: &Server, signals: &mut Signals) -> Option<Code> {
+    let mut lost = std::pin::pin!(server.store_lost());
+    loop {
+        tokio::select! {
+            signal = signals.next() => match signal {
+                Signal::End => return None,
+                Signal::Reload => match server.reload() {
+                    Ok(()) => tracing::info!("the certificate was read again"),
+                    Err(error) => tracing::error!(%error, "the certificate in use stays"),
+                },
+            },
+            code = &mut lost => return Some(code),
         }
     }
 }
@@ -465,6 +523,31 @@ impl Signals {
             _ = self.terminate.recv() => Signal::End,
             _ = self.interrupt.recv() => Signal::End,
             _ = self.reload.recv() => Signal::Reload,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_is_lost_after_half_a_minute_without_a_commit_and_never_for_being_full() {
+        let start = Instant::now();
+        let at = |seconds: u64| start + Duration::from_secs(seconds);
+        let mut outage = Outage::default();
+        for (seconds, probed, lost) in [
+            (0, Ok(()), None),
+            (15, Err(Code::StorageFull), None),
+            (90, Err(Code::StoreReadOnly), None),
+            (100, Err(Code::StoreUnavailable), None),
+            (129, Err(Code::CommitOutcomeUnknown), None),
+            (130, Ok(()), None),
+            (131, Err(Code::StoreUnavailable), None),
+            (160, Err(Code::StoreUnavailable), None),
+            (161, Err(Code::CommitOutcomeUnknown), Some(Code::CommitOutcomeUnknown)),
+        ] {
+            assert_eq!(outage.hear(probed, at(seconds)), lost, "after {seconds} s");
         }
     }
 }

@@ -31,10 +31,20 @@ pub(crate) fn read_text<T: DeserializeOwned>(value: &Value) -> Result<T, Problem
     T::deserialize(Node { value, text: true }).map_err(|fault| fault.problem(value))
 }
 
-/// A part of a JSON pointer (RFC 6901).
+/// A part of a JSON pointer (RFC 6901). A key that is longer than any of ours is cut, so that no answer is longer than
+/// its question.
 pub(crate) fn escape(part: &str) -> String {
-    part.replace('~', "~0").replace('/', "~1")
+    let cut = part.char_indices().nth(KEY_SHOWN).map_or(part, |(end, _)| &part[..end]);
+    cut.replace('~', "~0").replace('/', "~1")
 }
+
+/// A JSON pointer of these parts.
+pub(crate) fn pointer<'p>(parts: impl Iterator<Item = &'p String>) -> String {
+    parts.fold(String::new(), |pointer, part| pointer + "/" + &escape(part))
+}
+
+/// Characters of a key that are shown.
+const KEY_SHOWN: usize = 100;
 
 /// What does not fit, and where.
 #[derive(Debug)]
@@ -102,9 +112,8 @@ impl de::Error for Fault {
 
 impl Fault {
     fn problem(self, root: &Value) -> Problem {
-        let told: String = self.path.iter().rev().map(|part| format!("/{}", escape(part))).collect();
+        let told = pointer(self.path.iter().rev());
         let (code, pointer) = match &self.kind {
-            Kind::Other => (Code::SchemaViolation, told),
             Kind::Field(field) => {
                 let place = place(root.pointer(&told).unwrap_or(root), &|key, _| key == field);
                 (Code::UnknownField, told + &place.unwrap_or_else(|| format!("/{}", escape(field))))
@@ -117,7 +126,7 @@ impl Fault {
                 let place = place(root, &|_, value| value == variant.as_str());
                 (Code::SchemaViolation, place.unwrap_or_default())
             }
-            Kind::Variant(_) => (Code::SchemaViolation, told),
+            Kind::Variant(_) | Kind::Other => (Code::SchemaViolation, told),
         };
         Problem::at(code, pointer, &self.detail)
     }
@@ -186,7 +195,7 @@ impl<'de> Deserializer<'de> for Node<'_> {
             },
             Value::String(text) => visitor.visit_str(text),
             Value::Array(items) => visitor.visit_seq(Items { items: items.iter().enumerate(), text: self.text }),
-            Value::Object(fields) => visitor.visit_map(Fields { fields: fields.iter(), value: None, text: self.text }),
+            Value::Object(fields) => visitor.visit_map(Fields { rest: fields.iter(), value: None, text: self.text }),
         }
     }
 
@@ -239,7 +248,7 @@ impl<'de> Deserializer<'de> for Node<'_> {
             }
             _ => return Err(Fault::other("a string or an object with one key is wanted")),
         };
-        visitor.visit_enum(Variant { variant, value, text: self.text })
+        visitor.visit_enum(Variant { name: variant, value, text: self.text })
     }
 
     scalars! {
@@ -271,7 +280,7 @@ impl<'de> SeqAccess<'de> for Items<'_> {
 }
 
 struct Fields<'v> {
-    fields: serde_json::map::Iter<'v>,
+    rest: serde_json::map::Iter<'v>,
     value: Option<(&'v str, &'v Value)>,
     text: bool,
 }
@@ -280,7 +289,7 @@ impl<'de> MapAccess<'de> for Fields<'_> {
     type Error = Fault;
 
     fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Fault> {
-        let Some((key, value)) = self.fields.next() else { return Ok(None) };
+        let Some((key, value)) = self.rest.next() else { return Ok(None) };
         self.value = Some((key, value));
         seed.deserialize(key.as_str().into_deserializer()).map(Some)
     }
@@ -293,7 +302,7 @@ impl<'de> MapAccess<'de> for Fields<'_> {
 
 /// A variant of an enum that is tagged from outside: a string, or an object with one key.
 struct Variant<'v> {
-    variant: &'v str,
+    name: &'v str,
     value: Option<&'v Value>,
     text: bool,
 }
@@ -303,7 +312,7 @@ impl<'de, 'v> EnumAccess<'de> for Variant<'v> {
     type Variant = Variant<'v>;
 
     fn variant_seed<T: DeserializeSeed<'de>>(self, seed: T) -> Result<(T::Value, Variant<'v>), Fault> {
-        let variant = seed.deserialize(self.variant.into_deserializer())?;
+        let variant = seed.deserialize(self.name.into_deserializer())?;
         Ok((variant, self))
     }
 }
@@ -328,14 +337,14 @@ impl<'de> VariantAccess<'de> for Variant<'_> {
     }
 
     fn newtype_variant_seed<T: DeserializeSeed<'de>>(self, seed: T) -> Result<T::Value, Fault> {
-        seed.deserialize(self.content()?).map_err(|fault| fault.at(self.variant))
+        seed.deserialize(self.content()?).map_err(|fault| fault.at(self.name))
     }
 
     fn tuple_variant<V: Visitor<'de>>(self, _: usize, visitor: V) -> Result<V::Value, Fault> {
-        self.content()?.deserialize_any(visitor).map_err(|fault| fault.at(self.variant))
+        self.content()?.deserialize_any(visitor).map_err(|fault| fault.at(self.name))
     }
 
     fn struct_variant<V: Visitor<'de>>(self, _: &'static [&'static str], visitor: V) -> Result<V::Value, Fault> {
-        self.content()?.deserialize_any(visitor).map_err(|fault| fault.at(self.variant))
+        self.content()?.deserialize_any(visitor).map_err(|fault| fault.at(self.name))
     }
 }

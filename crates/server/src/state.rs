@@ -1,12 +1,18 @@
 //! What does every handler share?
 
-use crate::{auth::Tokens, config::Config, limits::Rates, telemetry::Metrics};
+use crate::{
+    auth::{Jwt, Tokens},
+    config::Config,
+    limits::Rates,
+    telemetry::Metrics,
+};
 use async_trait::async_trait;
 use std::sync::{
     Arc,
     atomic::{AtomicBool, Ordering},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use windlass_agent::config::Agents;
 use windlass_api::{Agent, AgentTest};
 use windlass_runtime::{RuntimeSessionAdapter, documents::Documents, store::Store};
 
@@ -20,23 +26,28 @@ pub trait AgentCatalog: Send + Sync + 'static {
     async fn test(&self, name: &str) -> Option<AgentTest>;
 }
 
-/// The agents of a server that was configured none: the built-in one.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct BuiltinOnly;
-
 #[async_trait]
-impl AgentCatalog for BuiltinOnly {
+impl AgentCatalog for Agents {
     fn agents(&self) -> Vec<Agent> {
-        vec![Agent { name: BUILTIN.to_owned(), kind: BUILTIN.to_owned(), default: true, detail: None }]
+        let described = self.names().into_iter().filter_map(|name| self.describe(name));
+        described
+            .map(|agent| Agent {
+                name: agent.name,
+                kind: agent.kind,
+                default: agent.is_default,
+                detail: Some(agent.summary),
+            })
+            .collect()
     }
 
     async fn test(&self, name: &str) -> Option<AgentTest> {
-        let detail = "it needs nothing from outside".to_owned();
-        (name == BUILTIN).then(|| AgentTest { name: name.to_owned(), ok: true, detail, took_ms: 0 })
+        self.describe(name)?;
+        let report = Agents::test(self, name).await;
+        let said = report.text.unwrap_or_else(|| "it answered without words".to_owned());
+        let detail = report.error.unwrap_or(said);
+        Some(AgentTest { name: report.agent, ok: report.ok, detail, took_ms: report.took_ms })
     }
 }
-
-const BUILTIN: &str = "builtin";
 
 /// What every handler shares. Cheap to clone.
 #[derive(Clone)]
@@ -50,6 +61,7 @@ pub(crate) struct Parts {
     pub(crate) config: Config,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) tokens: Tokens,
+    pub(crate) jwt: Option<Jwt>,
     pub(crate) rates: Rates,
     pub(crate) closing: CancellationToken,
     pub(crate) draining: AtomicBool,
@@ -107,6 +119,10 @@ impl AppState {
     /// Where a handler leaves a task that outlives its request; the server waits for them all when it ends.
     pub fn tasks(&self) -> &TaskTracker {
         &self.0.tasks
+    }
+
+    pub(crate) fn jwt(&self) -> Option<&Jwt> {
+        self.0.jwt.as_ref()
     }
 
     pub(crate) fn rates(&self) -> &Rates {

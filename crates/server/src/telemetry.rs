@@ -81,7 +81,7 @@ impl Metrics {
             admitted: count("windlass_inputs_offered", "Inputs offered, by kind and by what was answered"),
             settled: count("windlass_inputs_settled", "Inputs that are over, by how they ended"),
             wait: time("windlass_input_wait", "From the admission of an input to its end"),
-            open_inputs: level("windlass_queue_depth", "Inputs admitted by this process and not over"),
+            open_inputs: level("windlass_queue_depth", "Inputs admitted and not over"),
             runs: count("windlass_runs", "Attempts of runs that ended, by how"),
             attempts: size("windlass_run_attempt", "Which attempt of its work a start was"),
             run_time: time("windlass_run_duration", "From the start of an attempt to its end"),
@@ -133,6 +133,11 @@ impl Metrics {
     /// An envelope of a peer was refused with this code.
     pub fn envelope_refused(&self, code: &'static str) {
         self.refused_envelopes.add(1, &[KeyValue::new("code", code)]);
+    }
+
+    /// So many inputs were open when the server started.
+    pub(crate) fn found_open(&self, inputs: u64) {
+        self.open_inputs.add(i64::try_from(inputs).unwrap_or(i64::MAX), &[]);
     }
 
     /// Everything, in the text format of Prometheus.

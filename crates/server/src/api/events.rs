@@ -305,7 +305,7 @@ impl Sight {
             return Seen::Over;
         }
         // A stream that is never quiet is checked too.
-        if self.checked.elapsed() >= RECHECK && !self.may_follow() {
+        if self.checked.elapsed() >= RECHECK && !self.may_follow().await {
             return Seen::News(self.end(ended(None, "auth_expired")));
         }
         let closing = self.state.closing().clone();
@@ -318,9 +318,9 @@ impl Sight {
     }
 
     /// Whether the caller may still follow; asked now and then.
-    fn may_follow(&mut self) -> bool {
+    async fn may_follow(&mut self) -> bool {
         self.checked = Instant::now();
-        authenticate(&self.state, &self.shown, self.from).is_ok_and(|now| {
+        authenticate(&self.state, &self.shown, self.from).await.is_ok_and(|now| {
             now.tenant == self.principal.tenant
                 && now.prefix == self.principal.prefix
                 && now.may(Scope::EventsRead).is_ok()

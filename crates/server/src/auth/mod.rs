@@ -3,11 +3,14 @@
 //! A token or a JWT in `Authorization: Bearer` names a [`Principal`] with a tenant and scopes. Without any token a
 //! server on loopback trusts whoever runs on its machine; from the first token on nobody is trusted without one.
 
+mod jwt;
 mod principal;
 mod routes;
 mod scope;
 mod token;
 
+pub(crate) use jwt::Jwt;
+pub use jwt::JwtKeysError;
 pub use principal::{Principal, Tenant};
 pub(crate) use routes::routes;
 pub use scope::{Scope, Scopes, UnknownScope};
@@ -24,7 +27,7 @@ use std::net::IpAddr;
 ///
 /// # Errors
 /// `unauthenticated` and its kin; `rate_limited` if this address has shown too many tokens that were none.
-pub(crate) fn authenticate(state: &AppState, headers: &HeaderMap, from: IpAddr) -> Result<Principal, Problem> {
+pub(crate) async fn authenticate(state: &AppState, headers: &HeaderMap, from: IpAddr) -> Result<Principal, Problem> {
     let mut shown = headers.get_all(header::AUTHORIZATION).iter();
     let tried = match (shown.next(), shown.next()) {
         (None, _) if state.trusts_local() && from.is_loopback() => return Ok(Principal::local()),
@@ -34,9 +37,11 @@ pub(crate) fn authenticate(state: &AppState, headers: &HeaderMap, from: IpAddr) 
         (Some(value), None) => value.to_str().ok().and_then(bearer),
         (Some(_), Some(_)) => None,
     };
-    let tried = match tried {
-        Some(text) => state.tokens().authenticate(text),
-        None => Err(Problem::new(Code::TokenMalformed).detail("one header is wanted: Authorization: Bearer wl_…")),
+    let tried = match (tried, state.jwt()) {
+        // A JWT begins with a header that is JSON, and `{"` is `ey` in base 64.
+        (Some(text), Some(jwt)) if text.starts_with("ey") => jwt.authenticate(text).await,
+        (Some(text), _) => state.tokens().authenticate(text),
+        (None, _) => Err(Problem::new(Code::TokenMalformed).detail("one header is wanted: Authorization: Bearer wl_…")),
     };
     // Only failures are counted, so that nobody can lock out the holder of a good token.
     tried.or_else(|problem| state.rates().failures.take(&from).and(Err(problem)))

@@ -131,8 +131,8 @@ async fn revoke(
 ) -> Result<StatusCode, Problem> {
     let id = TokenId::parse(&id).ok_or_else(|| Problem::new(Code::InvalidId).detail("no token has such an id"))?;
     // Another tenant's token is as good as none.
-    let seen = |row: &TokenRow| row.tenant == caller.tenant || caller.scopes.allows(Scope::TenantAdmin);
-    if state.tokens().get(&id).filter(seen).is_none() {
+    let seen = |row: TokenRow| row.tenant == caller.tenant || caller.scopes.allows(Scope::TenantAdmin);
+    if !state.tokens().get(&id).is_some_and(seen) {
         return Err(Problem::new(Code::NotFound).detail("no such token"));
     }
     state.tokens().revoke(&id).await?;

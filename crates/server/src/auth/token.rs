@@ -278,7 +278,7 @@ impl Tokens {
         let mut noted = 0;
         for (id, known) in known {
             let used = known.used.load(Ordering::Relaxed);
-            let before = known.stored.last_used_at.map_or(0, |at| at.as_micros());
+            let before = known.stored.last_used_at.map_or(0, Timestamp::as_micros);
             if used - before >= USE_NOTED_AFTER_US {
                 let stored = Stored { last_used_at: Some(Timestamp::from_micros(used)), ..known.stored.clone() };
                 self.replace(&id, &known, stored).await?;
@@ -316,7 +316,7 @@ impl Known {
             scopes: stored.scopes,
             prefix: stored.prefix.as_deref().map(Arc::from),
         };
-        let used = AtomicI64::new(stored.last_used_at.map_or(0, |at| at.as_micros()));
+        let used = AtomicI64::new(stored.last_used_at.map_or(0, Timestamp::as_micros));
         Some(Known { hash: *hash.as_bytes(), principal, used, stored })
     }
 

@@ -1,0 +1,277 @@
+//! What may a client do to a connection, and how does the server stay well?
+//!
+//! Real sockets. Times are short in the configuration and long in the assertions, so nothing here waits for a clock.
+
+use axum::body::{Body, Bytes};
+use http::Method;
+use serde_json::Value;
+use std::{
+    convert::Infallible,
+    num::NonZeroU32,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    sync::oneshot,
+    time::timeout,
+};
+use windlass_server::{
+    Config, Scope,
+    config::Seconds,
+    testing::{Answer, TestServer},
+};
+
+/// Nothing here takes longer, unless it hangs.
+const LONG: Duration = Duration::from_secs(10);
+const SHORT: Seconds = Seconds(Duration::from_millis(200));
+
+async fn server(change: impl FnOnce(&mut Config)) -> TestServer {
+    let mut config = TestServer::config();
+    config.limits.requests_per_second = NonZeroU32::MAX;
+    change(&mut config);
+    TestServer::with(TestServer::builder(config)).await
+}
+
+async fn connect(server: &TestServer) -> TcpStream {
+    TcpStream::connect(server.server().address()).await.expect("a connection")
+}
+
+/// Everything until the server closes.
+async fn rest(stream: &mut TcpStream) -> String {
+    let mut all = Vec::new();
+    // A reset is an end too: the server closed with bytes of ours unread.
+    drop(timeout(LONG, stream.read_to_end(&mut all)).await.expect("the server closes"));
+    String::from_utf8_lossy(&all).into_owned()
+}
+
+/// Sends bytes, and reads what comes until the server closes.
+async fn say(server: &TestServer, bytes: &[u8]) -> String {
+    let mut stream = connect(server).await;
+    // The server may have had enough before the end.
+    drop(stream.write_all(bytes).await);
+    rest(&mut stream).await
+}
+
+/// The good request after the bad one is answered within a second, and nothing was stored.
+async fn is_well(server: &TestServer) {
+    let answer = timeout(Duration::from_secs(1), server.get("/v1/tokens")).await.expect("an answer within a second");
+    assert_eq!((answer.status, &answer.body["items"]), (200, &Value::Array(Vec::new())));
+}
+
+#[tokio::test]
+async fn a_head_must_come_in_time_and_an_idle_connection_ends() {
+    let server = server(|config| {
+        config.limits.header_seconds = SHORT;
+        config.limits.idle_seconds = SHORT;
+    })
+    .await;
+    assert_eq!(rest(&mut connect(&server).await).await, "", "nothing was said");
+    assert_eq!(say(&server, b"GET /livez HTTP/1.1\r\nHost: loc").await, "", "half a head was said");
+    let answered = say(&server, b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+    assert!(answered.starts_with("HTTP/1.1 200"), "{answered}");
+    let slow = say(&server, b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\nGET /l").await;
+    assert_eq!(slow.matches("HTTP/1.1").count(), 1, "{slow}");
+    is_well(&server).await;
+}
+
+#[tokio::test]
+async fn a_body_must_come_in_time_and_be_no_larger_than_it_may() {
+    let server = server(|config| config.limits.body_seconds = SHORT).await;
+    let head = "POST /v1/tokens HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nConnection: close\r\n";
+    let large = format!("{:x}\r\n{}\r\n", 0x0011_0000, " ".repeat(0x0011_0000));
+    for (rest, status, code) in [
+        ("Content-Length: 100\r\n\r\n{".to_owned(), "408", "request_timeout"),
+        ("Content-Length: 1048577\r\n\r\n".to_owned(), "413", "payload_too_large"),
+        ("Content-Length: 99999999999\r\n\r\n".to_owned(), "413", "payload_too_large"),
+        (format!("Transfer-Encoding: chunked\r\n\r\n{large}0\r\n\r\n"), "413", "payload_too_large"),
+    ] {
+        let answer = say(&server, format!("{head}{rest}").as_bytes()).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")) && answer.contains(code), "{answer}");
+        is_well(&server).await;
+    }
+}
+
+#[tokio::test]
+async fn a_head_has_a_size() {
+    let server = server(|_| {}).await;
+    let many = |count: usize| (0..count).fold(String::new(), |all, i| all + &format!("x-{i}: 1\r\n"));
+    let get = |path: &str, headers: &str| {
+        format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}\r\n")
+    };
+    for (request, status, code) in [
+        (get("/livez", &many(90)), "200", "ok"),
+        (get("/livez", &many(101)), "431", "headers_too_large"),
+        (get("/livez", &many(2_000)), "431", ""),
+        (get("/livez", &format!("x: {}\r\n", "a".repeat(17 * 1024))), "431", "headers_too_large"),
+        (get("/livez", &format!("x: {}\r\n", "a".repeat(200 * 1024))), "431", ""),
+        (get(&format!("/livez?{}", "a".repeat(9 * 1024)), ""), "414", "uri_too_long"),
+        (get(&format!("/livez?{}", "a".repeat(100 * 1024)), ""), "4", ""),
+        ("nonsense\r\n\r\n".to_owned(), "400", ""),
+        (
+            "GET /livez HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\nabc".to_owned(),
+            "4",
+            "",
+        ),
+    ] {
+        let answer = say(&server, request.as_bytes()).await;
+        let shown = &answer[..answer.len().min(300)];
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")) && answer.contains(code), "{status}: {shown}");
+        is_well(&server).await;
+    }
+}
+
+#[tokio::test]
+async fn one_address_has_only_so_many_connections() {
+    let server = server(|config| config.limits.connections_per_address = 4).await;
+    let mut held = Vec::new();
+    for _ in 0..4 {
+        let mut stream = connect(&server).await;
+        stream.write_all(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+        let mut first = [0; 12];
+        stream.read_exact(&mut first).await.expect("each of these is answered");
+        held.push(stream);
+    }
+    assert_eq!(rest(&mut connect(&server).await).await, "", "the fifth is closed at once");
+    let mut fourth = held.pop().unwrap();
+    fourth.write_all(b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await.unwrap();
+    assert!(rest(&mut fourth).await.contains("HTTP/1.1 200"), "those that are there go on");
+    drop(held);
+    let again = async {
+        while say(&server, b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await.is_empty() {}
+    };
+    timeout(LONG, again).await.expect("there is room again");
+}
+
+#[tokio::test]
+async fn a_half_closed_client_leaves_nothing_behind() {
+    let server = server(|_| {}).await;
+    for bytes in [
+        "",
+        "POST /v1/to",
+        "POST /v1/tokens HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 20\r\n\r\n{\"sco",
+    ] {
+        let mut stream = connect(&server).await;
+        stream.write_all(bytes.as_bytes()).await.unwrap();
+        stream.shutdown().await.unwrap();
+        let answer = rest(&mut stream).await;
+        assert!(!answer.starts_with("HTTP/1.1 2"), "{answer}");
+        is_well(&server).await;
+    }
+}
+
+/// Tells when it is dropped.
+struct Told(Option<oneshot::Sender<()>>);
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        if let Some(tell) = self.0.take() {
+            tell.send(()).unwrap_or_default();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_takes_nothing_is_let_go() {
+    let (tell, told) = oneshot::channel();
+    let told_once = Arc::new(Mutex::new(Some(Told(Some(tell)))));
+    let mut config = TestServer::config();
+    config.limits.write_stall_seconds = SHORT;
+    let builder = TestServer::builder(config).routes(move |routes| {
+        routes.route(Method::GET, "/flood", Scope::Public, move || {
+            let told = told_once.lock().unwrap().take();
+            let chunks = std::iter::repeat_with(move || {
+                let _ = &told;
+                Ok::<_, Infallible>(Bytes::from_static(&[b'x'; 16_384]))
+            });
+            async move { Body::from_stream(futures_util::stream::iter(chunks)) }
+        })
+    });
+    let server = TestServer::with(builder).await;
+    let mut stream = connect(&server).await;
+    stream.write_all(b"GET /flood HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+    timeout(LONG, told).await.expect("the answer is given up").expect("it tells");
+    is_well(&server).await;
+}
+
+#[tokio::test]
+async fn only_known_hosts_and_origins_are_answered() {
+    let server = server(|config| {
+        config.server.allowed_hosts = vec!["windlass.example".into()];
+        config.server.allowed_origins = vec!["https://console.example".into()];
+    })
+    .await;
+    let port = server.server().address().port();
+    for (host, origin, status, code) in [
+        ("localhost", "", "200", ""),
+        ("LOCALHOST:1", "", "200", ""),
+        ("[::1]", "", "200", ""),
+        ("windlass.example", "", "200", ""),
+        ("evil.example", "", "421", "host_not_allowed"),
+        ("localhost.evil.example", "", "421", "host_not_allowed"),
+        ("localhost", "https://console.example", "200", ""),
+        (&format!("127.0.0.1:{port}"), &format!("http://127.0.0.1:{port}"), "200", ""),
+        ("localhost", "https://evil.example", "403", "origin_not_allowed"),
+        ("localhost", "https://console.example.evil", "403", "origin_not_allowed"),
+        ("localhost", "null", "403", "origin_not_allowed"),
+    ] {
+        let origin = if origin.is_empty() { String::new() } else { format!("Origin: {origin}\r\n") };
+        let answer = say(
+            &server,
+            format!("GET /livez HTTP/1.1\r\nHost: {host}\r\nX-Forwarded-Host: localhost\r\nConnection: close\r\n{origin}\r\n").as_bytes(),
+        )
+        .await;
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status}")) && answer.contains(code),
+            "{host} {origin}: {answer}"
+        );
+        let allowed = answer.contains("access-control-allow-origin: https://console.example\r\n");
+        assert_eq!(allowed, origin.contains("//console.example\r"), "{answer}");
+    }
+    for (head, status) in [
+        ("GET /livez HTTP/1.1\r\nConnection: close\r\n\r\n", "400"),
+        ("GET /livez HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\nConnection: close\r\n\r\n", "400"),
+        ("GET http://evil.example/livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", "4"),
+        ("GET http://evil.example/livez HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n", "421"),
+    ] {
+        let answer = say(&server, head.as_bytes()).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{head}: {answer}");
+    }
+    let preflight = Answer::to(
+        server
+            .request(Method::OPTIONS, "/v1/tokens")
+            .header("origin", "https://console.example")
+            .header("access-control-request-method", "POST"),
+    )
+    .await;
+    assert_eq!((preflight.status, preflight.header("access-control-allow-origin")), (204, "https://console.example"));
+    is_well(&server).await;
+}
+
+#[tokio::test]
+async fn http_2_is_spoken_on_the_same_port() {
+    let server = server(|_| {}).await;
+    let client = reqwest::Client::builder().http2_prior_knowledge().build().unwrap();
+    let url = format!("{}/livez", server.server().url());
+    let answer = client.get(&url).send().await.expect("an answer");
+    assert_eq!((answer.version(), answer.status().as_u16()), (http::Version::HTTP_2, 200));
+    let evil = client.get(&url).header("host", "evil.example").send().await;
+    assert!(evil.is_ok_and(|answer| answer.status().is_client_error()));
+    is_well(&server).await;
+}
+
+#[tokio::test]
+async fn a_panic_is_an_answer_without_its_text() {
+    let builder = TestServer::builder(TestServer::config()).routes(|routes| {
+        routes.route(Method::GET, "/panic", Scope::Public, || async {
+            let nothing: Option<u8> = std::hint::black_box(None);
+            nothing.expect("a secret of the code").to_string()
+        })
+    });
+    let server = TestServer::with(builder).await;
+    let answer = server.get("/panic").await;
+    assert_eq!((answer.status, answer.code()), (500, "internal"));
+    assert!(!answer.body.to_string().contains("secret"), "{answer:?}");
+    is_well(&server).await;
+}
