@@ -49,7 +49,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         &["windlass-core", "windlass-runtime", "windlass-sqlite", "windlass-agent", "windlass-peers", "windlass-api"],
     ),
     ("windlass-cli", &["windlass", "windlass-api", "windlass-client", "windlass-server"]),
-    ("windlass-bench", &["windlass-core", "windlass-runtime", "windlass-sqlite", "windlass-agent"]),
+    ("windlass-bench", &["windlass-core", "windlass-runtime", "windlass-sqlite", "windlass-agent", "windlass-server"]),
     ("xtask", &[]),
 ];
 

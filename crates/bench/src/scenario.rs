@@ -4,11 +4,13 @@ mod bytes;
 mod core;
 mod durable;
 mod floors;
+mod http;
 mod llm;
 mod memory;
 mod operations;
 mod peers;
 mod recover;
+mod sse;
 mod store;
 mod syncs;
 
@@ -59,6 +61,10 @@ pub const ALL: &[Scenario] = &[
     Scenario { name: "durable_fan", about: "ten prompts to each of many sessions, on disk", run: durable::durable_fan },
     Scenario { name: "durable_bytes", about: "bytes written by the same", run: durable::durable_bytes },
     Scenario { name: "syncs", about: "syncs per input, counted on the real process", run: syncs::run },
+    Scenario { name: "http_admit", about: "inputs over 64 connections, on a disk", run: http::http_admit },
+    Scenario { name: "http_rtt", about: "one connection, request to outcome, on a disk", run: http::http_rtt },
+    Scenario { name: "sse_fanout", about: "one session, many streams", run: sse::sse_fanout },
+    Scenario { name: "sse_idle", about: "bytes of a stream on which nothing happens", run: sse::sse_idle },
     Scenario { name: "recover", about: "a long queue, many sessions: until work goes on", run: recover::run },
 ];
 

@@ -130,7 +130,7 @@ async fn verbs_report_and_refusals_are_conflicts() {
         assert_eq!(done.status, status, "{verb}: {done:?}");
         match status {
             200 => {
-                assert_eq!((&done.body["state"], &done.body["inputs_abandoned"]), (&json!(state), &json!(0)), "{verb}")
+                assert_eq!((&done.body["state"], &done.body["inputs_abandoned"]), (&json!(state), &json!(0)), "{verb}");
             }
             _ => assert_eq!(done.code(), "session_state_conflict", "{verb}"),
         }
