@@ -5,47 +5,17 @@
 
 use crate::{
     provider::{BOTH, Provider, Script, Speaks},
+    python::python_with,
     rig::{Bench, config, deltas},
 };
 use serde_json::{Value, json};
 use std::{
     io::Write,
-    path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 use windlass_agent::llm::{LlmConfig, ToolsConfig};
 
 const SCRIPT: &str = include_str!("judge.py");
-
-/// A Python that has both packages; none, with the reason said, where it cannot be had.
-fn python() -> Option<PathBuf> {
-    let venv = Path::new(env!("CARGO_TARGET_TMPDIR")).join("judges");
-    let python = venv.join("bin/python");
-    let ran = |program: &Path, arguments: &[&str]| {
-        let output = Command::new(program).args(arguments).output().map_err(|error| error.to_string())?;
-        let complaint = || String::from_utf8_lossy(&output.stderr).lines().last().unwrap_or_default().to_owned();
-        if output.status.success() { Ok(()) } else { Err(complaint()) }
-    };
-    let has_both = |python: &Path| ran(python, &["-c", "import openai, anthropic"]);
-    if has_both(&python).is_ok() {
-        return Some(python);
-    }
-    let made = ran(Path::new("python3"), &["-m", "venv", &venv.to_string_lossy()])
-        .and_then(|()| {
-            ran(
-                &python,
-                &["-m", "pip", "install", "--quiet", "--timeout", "10", "--retries", "1", "openai", "anthropic"],
-            )
-        })
-        .and_then(|()| has_both(&python));
-    match made {
-        Ok(()) => Some(python),
-        Err(why) => {
-            eprintln!("SKIPPED: the packages openai and anthropic cannot be had here ({why}); nothing was judged");
-            None
-        }
-    }
-}
 
 fn scripts(speaks: Speaks) -> [Script; 2] {
     let calls = [("call_1", "list_files", r#"{"path":"."}"#), ("call_2", "list_files", r#"{"path":"süß"}"#)];
@@ -67,7 +37,8 @@ fn bare(value: &Value) -> Value {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_vendors_packages_say_and_hear_what_we_say_and_hear() {
-    let Some(python) = tokio::task::spawn_blocking(python).await.expect("no panic") else { return };
+    let python = tokio::task::spawn_blocking(|| python_with(&["openai", "anthropic"]));
+    let Some(python) = python.await.expect("no panic") else { return };
     for speaks in BOTH {
         let folder = tempfile::tempdir().expect("a folder");
         std::fs::create_dir(folder.path().join("süß")).expect("a folder");

@@ -3,6 +3,8 @@
 mod crash;
 mod judges;
 mod provider;
+#[path = "../python/mod.rs"]
+mod python;
 mod rig;
 mod talk;
 mod tools;

@@ -6,5 +6,8 @@ mod crash;
 mod http;
 #[cfg(feature = "mcp")]
 mod mcp;
+#[cfg(feature = "mcp")]
+#[path = "../python/mod.rs"]
+mod python;
 mod service;
 mod worker;

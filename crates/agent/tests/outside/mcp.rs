@@ -1,6 +1,9 @@
 //! Are the tools of MCP servers used as they are, and are servers that die or lie contained?
 
-use crate::common::{adapter, gone, has, offer, pids, repository, result_text, session, until};
+use crate::{
+    common::{adapter, gone, has, offer, pids, repository, result_text, session, until},
+    python::python_with,
+};
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, fs, path::Path, sync::Arc};
 use windlass_agent::{
@@ -140,13 +143,11 @@ async fn a_server_that_is_none_is_not_there_and_leaves_nobody_behind() {
     gone(&pids(&file).await).await;
 }
 
-/// Judged by the package `mcp`, where `WINDLASS_MCP_PYTHON` names a Python that has it.
+/// Judged by the package `mcp` of PyPI.
 #[tokio::test]
 async fn the_official_server_and_we_agree_over_both_transports() {
-    let Ok(python) = std::env::var("WINDLASS_MCP_PYTHON") else {
-        eprintln!("not shown: WINDLASS_MCP_PYTHON names no Python with the package mcp");
-        return;
-    };
+    let python = tokio::task::spawn_blocking(|| python_with(&["mcp"])).await.expect("no panic");
+    let Some(python) = python.map(|python| python.to_str().expect("UTF-8").to_owned()) else { return };
     let script = repository().join("crates/agent/tests/outside/mcp_official.py").to_str().expect("UTF-8").to_owned();
     let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound").port();
     let _endpoint = tokio::process::Command::new(&python)
