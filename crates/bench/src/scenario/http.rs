@@ -17,9 +17,10 @@ use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
 };
+use windlass_agent::config::Agents;
 use windlass_core::SessionId;
 use windlass_runtime::{CoreApplyOutput, CoreExecutor, CoreExecutorError, ExecutorFactory, executor_fn};
-use windlass_server::{BuiltinOnly, Config, Server};
+use windlass_server::{Config, Server};
 use windlass_sqlite::{SqliteOptions, SqliteStore};
 
 /// Runs end at once, with nothing to say.
@@ -41,7 +42,8 @@ pub(super) async fn server(path: &Path) -> anyhow::Result<Server> {
     config.limits.connections_per_address = 100_000;
     config.limits.streams_per_token = 100_000;
     let store = SqliteStore::open(path, SqliteOptions::default())?;
-    let builder = Server::builder(config, Arc::new(store)).agents(Arc::new(Nothing), Arc::new(BuiltinOnly));
+    let agents = Arc::new(Agents::new(config.agents.clone())?);
+    let builder = Server::builder(config, Arc::new(store)).agents(Arc::new(Nothing), agents);
     Ok(builder.start().await?)
 }
 
