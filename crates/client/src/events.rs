@@ -60,7 +60,7 @@ impl Follow {
         Follow { sessions: sessions.into_iter().map(Into::into).collect(), progress: true, ..Follow::default() }
     }
 
-    /// Begins after this position; from the beginning if it is never said. A position is the id of an event, which for
+    /// Begins after this position; with what comes from then on if it is never said. A position is the id of an event, which for
     /// one session is the sequence number of its entry.
     #[must_use]
     pub fn after(mut self, position: impl Into<String>) -> Follow {
@@ -187,7 +187,13 @@ impl EventStream {
 
     /// What a block says; none if it is for the stream itself, or of a kind that is not known yet.
     fn read(&mut self, block: &Sse) -> Result<Option<Event>, ClientError> {
-        let Some(data) = &block.data else { return Ok(None) };
+        let Some(data) = &block.data else {
+            // Where the stream begins: it may be cut before its first event.
+            if let Some(id) = &block.id {
+                self.follow.after = Some(id.clone());
+            }
+            return Ok(None);
+        };
         let event = match block.event.as_deref() {
             Some("progress") => Event::Progress(self.parse(data)?),
             Some("lagged") => Event::Lagged(self.parse(data)?),

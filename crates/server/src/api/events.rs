@@ -42,7 +42,7 @@ const SESSIONS: usize = 64;
 /// Events that are ready at once are sent together, up to so many bytes.
 const TOGETHER: usize = 32 * 1024;
 /// How long a client waits before it connects again, in milliseconds.
-const OPENING: &str = ": windlass\nretry: 2000\n\n";
+const RECONNECT: u32 = 2_000;
 
 /// Where to begin.
 #[derive(Clone, Debug, Default, Deserialize, utoipa::IntoParams)]
@@ -91,8 +91,9 @@ pub(crate) async fn session(
     let follower = follow(&state, &session, after).await?;
     let sight = Sight::new(&state, principal, from, &headers, place);
     let progress = query.progress.unwrap_or(true);
+    let opening = opening(follower.after().0);
     Ok(answer(stream::unfold(
-        (sight, follower, OPENING.into()),
+        (sight, follower, opening),
         move |(mut sight, mut follower, first): (_, _, Bytes)| async move {
             if !first.is_empty() {
                 return Some((first, (sight, follower, Bytes::new())));
@@ -183,7 +184,8 @@ pub(crate) async fn several(
     }
     let sight = Sight::new(&state, principal, from, &headers, place);
     let progress = query.progress.unwrap_or(true);
-    let begun = (sight, followers, places, Bytes::from(OPENING));
+    let opening = opening(cursor(list, &places));
+    let begun = (sight, followers, places, opening);
     Ok(answer(stream::unfold(begun, move |(mut sight, mut followers, mut places, first)| async move {
         if !first.is_empty() {
             return Some((first, (sight, followers, places, Bytes::new())));
@@ -192,7 +194,7 @@ pub(crate) async fn several(
             match sight.watch(followers.next()).await {
                 Seen::Item(Some((session, Item::Entry(seq, event)))) => {
                     places.insert(session, seq);
-                    let cursor = list.cursor(&places.values().flat_map(|seq| seq.0.to_le_bytes()).collect::<Vec<_>>());
+                    let cursor = cursor(list, &places);
                     break [&event.without_id()[..], b"id: ", cursor.as_bytes(), b"\n\n"].concat().into();
                 }
                 Seen::Item(Some((_, Item::Live(_)))) if !progress => {}
@@ -205,6 +207,16 @@ pub(crate) async fn several(
         };
         Some((next, (sight, followers, places, Bytes::new())))
     })))
+}
+
+/// What a stream says first: where it begins, so that one that is cut before its first entry goes on from there.
+fn opening(id: impl std::fmt::Display) -> Bytes {
+    format!(": windlass\nretry: {RECONNECT}\nid: {id}\n\n").into()
+}
+
+/// The cursor over these positions.
+fn cursor(list: List, places: &BTreeMap<SessionId, Seq>) -> String {
+    list.cursor(&places.values().flat_map(|seq| seq.0.to_le_bytes()).collect::<Vec<_>>())
 }
 
 /// A follower as a stream, which ends when its session is deleted.

@@ -223,6 +223,11 @@ impl Follower {
         self.session
     }
 
+    /// The entry that was returned last, or the one to begin after.
+    pub(super) fn after(&self) -> Seq {
+        self.after
+    }
+
     /// What comes next. Entries come in order and without a gap, unless an event says that there is one.
     ///
     /// Cancel-safe: what was not returned comes next time.

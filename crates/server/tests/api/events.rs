@@ -34,6 +34,16 @@ impl Stream {
         Stream { response, text: String::new() }
     }
 
+    /// The id that the stream begins with, before any event.
+    async fn beginning(mut self) -> String {
+        while !self.text.contains("\n\n") {
+            let chunk = tokio::time::timeout(PATIENCE, self.response.chunk()).await.expect("an opening in time");
+            self.text.push_str(std::str::from_utf8(&chunk.unwrap().expect("the stream goes on")).unwrap());
+        }
+        let (opening, _) = self.text.split_once("\n\n").unwrap();
+        opening.lines().find_map(|line| line.strip_prefix("id: ")).expect("an id").to_owned()
+    }
+
     /// The next event, or none when the stream is over.
     async fn next(&mut self) -> Option<Event> {
         let reading = async {
@@ -94,6 +104,19 @@ async fn every_entry_comes_once_in_order_wherever_a_stream_was_cut() {
         let id = cut.to_string();
         let rest = Stream::open(&rig, "/v1/sessions/s/events?after=0", Some(&id)).await.entries(head - cut).await;
         assert_eq!(rest, whole[cut..], "cut after {cut}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_is_cut_before_its_first_event_goes_on_where_it_began() {
+    let rig = Rig::start().await;
+    rig.session("a").await;
+    rig.session("b").await;
+    for path in ["/v1/sessions/a/events", "/v1/events?session=a&session=b"] {
+        let begun = Stream::open(&rig, path, None).await.beginning().await;
+        rig.say("a", "said while nobody followed").await;
+        let rest = Stream::open(&rig, path, Some(&begun)).await.entries(1).await;
+        assert_eq!(rest[0].name, "input_accepted", "{path}");
     }
 }
 
