@@ -104,7 +104,7 @@ impl PolicyBook {
             Some((name, version)) => (name, Some(version.parse::<u64>().ok()?)),
             None => (name, None),
         };
-        if name.rsplit_once('/').is_some_and(|(_, name)| name == BUILT_IN) {
+        if name.split_once('/').is_some_and(|(_, name)| name == BUILT_IN) {
             let version = self.built_in.version;
             let built_in = Version { table: Arc::clone(&self.built_in), at: Timestamp::ZERO };
             return wanted.is_none_or(|wanted| wanted == version).then_some((version, built_in));

@@ -72,9 +72,6 @@ pub(crate) async fn create(
     let (session, created) = make(&state, &principal, id, wanted.clone()).await?;
     let mut view = session.status().await?;
     if !created {
-        if view.gate == Gate::Stopped {
-            view = state.adapter().register_session(id).await?.status().await?;
-        }
         let there = NewSession {
             agent: view.agent.clone(),
             profile: view.profile.clone(),
@@ -83,6 +80,9 @@ pub(crate) async fn create(
         if there != wanted {
             return Err(Problem::new(Code::SettingsConflict)
                 .detail("the session is there with other settings; change them by PATCH, or choose another name"));
+        }
+        if view.gate == Gate::Stopped {
+            view = state.adapter().register_session(id).await?.status().await?;
         }
     }
     let location = format!("/v1/sessions/{id}");
@@ -115,27 +115,25 @@ pub(super) async fn make(
     id: SessionId,
     new: NewSession,
 ) -> Result<(SessionHandle, bool), Problem> {
-    match reach::owner(state, id).await? {
-        Some(owner) if !owner.shows_to(principal) => {
-            // Whose it is stays unsaid.
-            Err(Problem::new(Code::SettingsConflict).detail("this id cannot be used; leave it out to get a new one"))
-        }
-        Some(_) => Ok((state.adapter().session(id).await?, false)),
-        None => {
-            state.api().quota.session(state, &principal.tenant).await?;
-            let owner = Owner::of(&new.profile);
-            let (session, created) = state.adapter().create_session_with(id, new).await?;
-            if created {
-                state.api().owners.remember(id, owner);
-                return Ok((session, true));
-            }
-            // Somebody was faster: perhaps somebody else.
-            let found = reach::find(state, principal, id).await?;
-            let taken =
-                || Problem::new(Code::SettingsConflict).detail("this id cannot be used; leave it out to get a new one");
-            Ok((found.ok_or_else(taken)?, false))
-        }
+    // Whose it is stays unsaid.
+    let taken = || Problem::new(Code::SettingsConflict).detail("this id cannot be used; leave it out to get a new one");
+    if let Some(session) = reach::find(state, principal, id).await? {
+        return Ok((session, false));
     }
+    // An id of version 8 is the hash of a name, maybe of one in another tenant: only that name makes it.
+    let of_a_name = id.as_uuid().get_version_num() == 8;
+    if (of_a_name && new.profile.name.is_none()) || reach::owner(state, id).await?.is_some() {
+        return Err(taken());
+    }
+    state.api().quota.session(state, &principal.tenant).await?;
+    let owner = Owner::of(&new.profile);
+    let (session, created) = state.adapter().create_session_with(id, new).await?;
+    if created {
+        state.api().owners.remember(id, owner);
+        return Ok((session, true));
+    }
+    // Somebody was faster: perhaps somebody else.
+    Ok((reach::find(state, principal, id).await?.ok_or_else(taken)?, false))
 }
 
 /// The session of this name or id; made with the default settings if it is not there.

@@ -27,6 +27,45 @@ async fn creating_twice_is_creating_once_and_other_settings_are_a_conflict() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn nobody_takes_the_id_of_a_name_that_somebody_else_may_want() {
+    let mut rig = Rig::start().await;
+    let ours = rig.token("default", &["*"]).await;
+    rig.server.show(Some(&ours));
+    let other = rig.token("acme", &["*"]).await;
+    rig.server.show(Some(&other));
+    let id = windlass_api::session_id(None, "chat");
+    let taken = rig.post("/v1/sessions", &json!({ "id": id })).await;
+    assert_eq!((taken.status, taken.code()), (409, "settings_conflict"), "{taken:?}");
+    let prompt = json!({"kind": "prompt", "text": "hello"});
+    let taken = rig.post(&format!("/v1/sessions/{id}/inputs?create=true"), &prompt).await;
+    assert_eq!((taken.status, taken.code()), (409, "settings_conflict"), "{taken:?}");
+    rig.server.show(Some(&ours));
+    assert_eq!(rig.session("chat").await, id.to_string());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_was_deleted_is_made_anew() {
+    let rig = Rig::start().await;
+    let id = rig.session("chat").await;
+    assert_eq!(rig.post("/v1/sessions/chat/destroy", &json!(null)).await.status, 200);
+    // As by a request whose client goes away before its answer.
+    rig.server.server().state().adapter().delete_session(id.parse().unwrap()).await.unwrap();
+    assert_eq!(rig.session("chat").await, id);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_request_revives_nothing() {
+    let rig = Rig::start().await;
+    rig.session("chat").await;
+    assert_eq!(rig.post("/v1/sessions/chat/stop", &json!(null)).await.status, 200);
+    let refused = rig.post("/v1/sessions", &json!({"name": "chat", "keep_alive": true})).await;
+    assert_eq!((refused.status, refused.code()), (409, "settings_conflict"), "{refused:?}");
+    assert_eq!(rig.get("/v1/sessions/chat").await.body["gate"], "stopped");
+    let revived = rig.post("/v1/sessions", &json!({"name": "chat"})).await;
+    assert_eq!((revived.status, &revived.body["gate"]), (200, &json!("open")), "{revived:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_a_session_cannot_be_is_refused_with_its_place_and_leaves_nothing() {
     let rig = Rig::start().await;
     let many: serde_json::Map<_, _> = (0..65).map(|n| (format!("l{n}"), json!("v"))).collect();
@@ -37,6 +76,7 @@ async fn what_a_session_cannot_be_is_refused_with_its_place_and_leaves_nothing()
         (json!({"name": "x", "id": uuid::Uuid::now_v7()}), 422, "schema_violation", "/id"),
         (json!({"agent": "nobody"}), 422, "schema_violation", "/agent"),
         (json!({"policy": "none"}), 422, "schema_violation", "/policy"),
+        (json!({"policy": "any/default"}), 422, "schema_violation", "/policy"),
         (json!({"labels": {"k": "v".repeat(65)}}), 422, "schema_violation", "/labels/k"),
         (json!({"labels": many}), 422, "schema_violation", "/labels"),
         (json!({"silent_intents": [""]}), 422, "schema_violation", "/silent_intents/0"),
