@@ -110,23 +110,36 @@ pub(crate) async fn admit(
     } else {
         reach::reach(&state, &principal, &session).await?
     };
-    state.api().quota.input(&state, &principal.tenant).await?;
+    if let Err(full) = state.api().quota.input(&state, &principal.tenant).await {
+        // A retry hears its first answer, also in a tenant that is full.
+        if !is_known(&state, &session, &input).await? {
+            return Err(full);
+        }
+    }
     blobs::check_named(&state, &principal, &input).await?;
-    let inline = input.has_inline_media();
+    if input.has_inline_media() {
+        blobs::own_carried(&state, &principal, &input).await?;
+    }
     let place = wait.map(|_| state.api().waits.take(&principal)).transpose()?;
     let (outcome, completion) = match wait {
         Some(_) => session.accept_with_completion(input).await?,
         None => (session.accept(input).await?, None),
     };
     let mut admitted = admitted(&session, outcome)?;
-    if inline {
-        blobs::own_media(&state, &principal, &session, admitted.id).await?;
-    }
     if let Some(limit) = wait {
         admitted = with_result(&state, &session, admitted, completion, limit).await?;
     }
     drop(place);
     Ok(answer(&admitted, wait))
+}
+
+/// Whether an input of this id, or with this key, was admitted before.
+async fn is_known(state: &AppState, session: &SessionHandle, input: &Input) -> Result<bool, Problem> {
+    if state.store().input(session.id(), &InputRef::Id(input.id())).await?.is_some() {
+        return Ok(true);
+    }
+    let Some(key) = input.header.idempotency_key.clone() else { return Ok(false) };
+    Ok(state.store().input(session.id(), &InputRef::Key(key)).await?.is_some())
 }
 
 /// What the runtime said of an offer.

@@ -3,7 +3,7 @@
 //! A blob is named by the hash of its bytes, whoever sent them. Who may read it is kept beside it, per tenant: a hash
 //! that a tenant has not sent names nothing, although somebody else may have sent the same bytes.
 
-use super::{Named, reach};
+use super::Named;
 use crate::{
     auth::{Principal, Tenant},
     json,
@@ -16,16 +16,13 @@ use axum::{
     extract::{Request, State},
     response::{IntoResponse, Response},
 };
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde_json::json;
 use std::sync::Arc;
 use windlass_api::StoredBlob;
-use windlass_core::{BlobId, ContentBlock, Input, InputId, MediaSource};
-use windlass_runtime::{
-    SessionHandle,
-    blob::{BlobError, BlobStore},
-    store::InputRef,
-};
+use windlass_core::{BlobId, ContentBlock, Input, MediaSource};
+use windlass_runtime::blob::{BlobError, BlobStore};
 
 fn kind(tenant: &Tenant) -> String {
     format!("blob/{tenant}")
@@ -121,17 +118,17 @@ pub(crate) async fn download(
     Ok(response)
 }
 
-fn named(input: &Input) -> impl Iterator<Item = (&BlobId, u64)> {
+fn named(input: &Input) -> impl Iterator<Item = &BlobId> {
     input.blocks().into_iter().flatten().filter_map(|block| match block {
-        ContentBlock::Image { source: MediaSource::Blob { blob, bytes }, .. }
-        | ContentBlock::Video { source: MediaSource::Blob { blob, bytes }, .. } => Some((blob, *bytes)),
+        ContentBlock::Image { source: MediaSource::Blob { blob, .. }, .. }
+        | ContentBlock::Video { source: MediaSource::Blob { blob, .. }, .. } => Some(blob),
         _ => None,
     })
 }
 
 /// Refuses an input that names a blob which its sender may not read.
 pub(super) async fn check_named(state: &AppState, principal: &Principal, input: &Input) -> Result<(), Problem> {
-    for (blob, _) in named(input) {
+    for blob in named(input) {
         if !owns(state, &principal.tenant, blob).await? {
             let detail = "a blob that is named is not there; upload it first";
             return Err(Problem::at(Code::BlobMissing, "/blocks".into(), detail));
@@ -140,16 +137,16 @@ pub(super) async fn check_named(state: &AppState, principal: &Principal, input: 
     Ok(())
 }
 
-/// What came within an input belongs to its sender.
-pub(super) async fn own_media(
-    state: &AppState,
-    principal: &Principal,
-    session: &SessionHandle,
-    input: InputId,
-) -> Result<(), Problem> {
-    let Some(accepted) = session.input(&InputRef::Id(input)).await? else { return Err(reach::no_session()) };
-    for (blob, bytes) in named(&accepted.input) {
-        own(state, &principal.tenant, blob, bytes).await?;
+/// What comes within an input belongs to its sender: told before the input is admitted, because afterwards the sender
+/// may be gone. What is no base64 is left for the session to refuse.
+pub(super) async fn own_carried(state: &AppState, principal: &Principal, input: &Input) -> Result<(), Problem> {
+    for block in input.blocks().into_iter().flatten() {
+        if let ContentBlock::Image { source: MediaSource::Inline { data }, .. }
+        | ContentBlock::Video { source: MediaSource::Inline { data }, .. } = block
+            && let Ok(bytes) = STANDARD.decode(data.as_bytes())
+        {
+            own(state, &principal.tenant, &BlobId::of(&bytes), bytes.len() as u64).await?;
+        }
     }
     Ok(())
 }

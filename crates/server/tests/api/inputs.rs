@@ -3,7 +3,7 @@
 use crate::Rig;
 use http::Method;
 use serde_json::{Value, json};
-use windlass_server::testing::Answer;
+use windlass_server::testing::{Answer, TestServer};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_input_is_accepted_runs_once_and_is_told_everywhere_alike() {
@@ -234,4 +234,24 @@ async fn a_peer_may_be_named_only_by_who_may_speak_for_peers() {
     let create = rig.post("/v1/sessions/t/inputs?create=true", &json!({"kind": "prompt", "text": "x"})).await;
     assert_eq!(create.code(), "forbidden_scope", "{create:?}");
     assert_eq!(rig.post("/v1/sessions/s/inputs", &json!({"kind": "prompt", "text": "x"})).await.status, 202);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_hears_its_first_answer_also_in_a_tenant_that_is_full() {
+    let mut config = TestServer::config();
+    config.limits.inputs_per_tenant = 1;
+    let server = TestServer::with(TestServer::builder(config)).await;
+    assert_eq!(server.post("/v1/sessions", &json!({"name": "s"})).await.status, 201);
+    assert_eq!(server.post("/v1/sessions/s/hold", &json!(null)).await.status, 200);
+    let send = async |key: &str| {
+        let request = server.request(Method::POST, "/v1/sessions/s/inputs").header("idempotency-key", key);
+        Answer::to(request.json(&json!({"kind": "prompt", "text": "hello"}))).await
+    };
+    let first = send("a").await;
+    assert_eq!((first.status, &first.body["outcome"]), (202, &json!("accepted")), "{first:?}");
+    let more = send("b").await;
+    assert_eq!((more.status, more.code()), (429, "quota_exceeded"), "{more:?}");
+    let again = send("a").await;
+    assert_eq!((again.status, &again.body["outcome"]), (202, &json!("deduplicated")), "{again:?}");
+    assert_eq!(again.body["id"], first.body["id"]);
 }
