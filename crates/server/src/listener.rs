@@ -68,10 +68,11 @@ impl Door {
                     continue;
                 }
             };
+            let peer = peer.ip().to_canonical();
             let server = &self.config.server;
-            let proxy = server.behind_proxy && server.trusted_proxies.contains(&peer.ip());
+            let proxy = server.behind_proxy && server.trusted_proxies.contains(&peer);
             let own = if proxy { usize::MAX } else { limits.connections_per_address };
-            let Some(place) = Counts::take(&counts, peer.ip(), limits.connections, own) else {
+            let Some(place) = Counts::take(&counts, peer, limits.connections, own) else {
                 // Closing at once costs the least, and tells the client enough.
                 tracing::debug!("a connection too many was closed");
                 continue;
@@ -81,7 +82,7 @@ impl Door {
                 tls: self.tls.clone(),
                 limits: Arc::clone(&limits),
                 closing: self.closing.clone(),
-                peer: peer.ip().to_canonical(),
+                peer,
             };
             let killed = self.killed.clone();
             self.connections.spawn(async move {
