@@ -136,7 +136,7 @@ pub struct Server {
 pub struct ServerBuilder {
     config: Config,
     store: Arc<dyn Store>,
-    documents: Arc<dyn Documents>,
+    pub(crate) documents: Arc<dyn Documents>,
     blobs: Option<Arc<dyn BlobStore>>,
     factory: Arc<dyn ExecutorFactory>,
     agents: Arc<dyn AgentCatalog>,

@@ -4,6 +4,7 @@ use crate::{
     auth::{Jwt, Tokens},
     config::Config,
     limits::Rates,
+    problem::Problem,
     telemetry::Metrics,
 };
 use async_trait::async_trait;
@@ -123,6 +124,14 @@ impl AppState {
 
     pub(crate) fn jwt(&self) -> Option<&Jwt> {
         self.0.jwt.as_ref()
+    }
+
+    /// Does this to its end, although its client may go: for a change of the store that memory has to follow.
+    pub(crate) async fn to_its_end<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, Problem>> + Send + 'static,
+    ) -> Result<T, Problem> {
+        self.tasks().spawn(work).await.unwrap_or_else(|error| Err(Problem::internal(error)))
     }
 
     pub(crate) fn rates(&self) -> &Rates {

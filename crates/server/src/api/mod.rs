@@ -12,6 +12,8 @@ pub(crate) mod control;
 mod cursor;
 pub(crate) mod events;
 mod fanout;
+#[cfg(test)]
+mod gone;
 mod headers;
 pub(crate) mod inputs;
 pub(crate) mod journal;

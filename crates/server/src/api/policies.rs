@@ -20,13 +20,13 @@ use axum::{
     extract::{Request, State},
 };
 use http::header;
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 use windlass_api::{
     ExplainPolicy, Page, PolicyDifference, PolicyExplained, PolicyReplayed, PolicySaved, PolicyView, ReplayPolicy,
 };
 use windlass_core::{
     Accepted, Decision, Deliver, Entry, Input, InputBody, OnBusy, Peer, PeerConvention, PolicyQuery, PolicyTable,
-    Record, RunEnd, Seq, SourceKind,
+    Record, RunEnd, Seq, SessionId, SourceKind,
 };
 use windlass_runtime::{policy_from_toml, store::StoreError};
 
@@ -75,7 +75,9 @@ pub(crate) async fn upload(
         }
     };
     table.validate().map_err(invalid)?;
-    let (version, changed) = state.api().policies.keep(&principal.tenant, &name, table).await?;
+    let (policies, of) = (Arc::clone(&state.api().policies), name.clone());
+    let kept = async move { policies.keep(&principal.tenant, &of, table).await };
+    let (version, changed) = state.to_its_end(kept).await?;
     Ok(Json(PolicySaved { name, version, changed }))
 }
 
@@ -195,45 +197,67 @@ pub(crate) async fn replay(
     if !(1..=10_000).contains(&asked.limit) {
         return Err(Problem::at(Code::SchemaViolation, "/limit".into(), "1 to 10000 is taken"));
     }
-    let mut after = position("/after", asked.after)?;
+    let after = position("/after", asked.after)?;
     let (name, version, found) = find(&state, &principal, &name)?;
     let handle = reach::reach(&state, &principal, &asked.session).await?;
     let session = handle.id();
-    let mut entries = Vec::new();
-    let mut more = true;
-    while entries.len() < asked.limit as usize {
-        let wanted = (asked.limit as usize - entries.len()).min(1_000) as u32;
-        match state.store().read(session, after, wanted).await {
-            Ok(page) => {
-                after = page.last().map_or(after, |entry| entry.seq);
-                more = page.len() == wanted as usize;
-                entries.extend(page);
-            }
-            Err(StoreError::Pruned { oldest }) => after = oldest,
-            Err(error) => return Err(error.into()),
-        }
-        if !more {
-            break;
-        }
-    }
-    let mut busy = begins_busy(entries.iter().map(|entry| &**entry));
+    // Read twice and held never: ten thousand entries may be more than there is room for.
     let mut silent: BTreeSet<String> = handle.status().await?.silent_intents.into_iter().collect();
-    for entry in &entries {
+    let mut began_busy = None;
+    let span = each(&state, session, after, asked.limit, |entry| {
+        began_busy = began_busy.or_else(|| was_busy(&entry.record));
         if let Record::SilentIntentsSet { intents } = &entry.record {
             silent.extend(intents.iter().cloned());
         }
-    }
+    })
+    .await?;
+    let mut busy = began_busy.unwrap_or(false);
     let (mut decisions, mut differences) = (0, Vec::new());
-    for entry in &entries {
+    each(&state, session, after, span.entries, |entry| {
         if let Record::InputAccepted(accepted) = &entry.record {
             decisions += 1;
             differences.extend(compare(&found.table, entry.seq, accepted, busy, &silent));
         }
         busy = busy_after(&entry.record).unwrap_or(busy);
+    })
+    .await?;
+    let next_after = span.more.then_some(span.end.0);
+    Ok(Json(PolicyReplayed { name, version, session, entries: span.entries, decisions, differences, next_after }))
+}
+
+/// Entries that were read one after the other.
+struct Span {
+    entries: u32,
+    end: Seq,
+    more: bool,
+}
+
+/// Shows at most so many entries after a position, a page of them in memory.
+async fn each(
+    state: &AppState,
+    session: SessionId,
+    after: Seq,
+    limit: u32,
+    mut show: impl FnMut(&Entry) + Send,
+) -> Result<Span, Problem> {
+    const PAGE: u32 = 64;
+    let mut span = Span { entries: 0, end: after, more: true };
+    while span.more && span.entries < limit {
+        let wanted = (limit - span.entries).min(PAGE);
+        match state.store().read(session, span.end, wanted).await {
+            Ok(page) => {
+                for entry in &page {
+                    show(entry);
+                }
+                span.entries += page.len() as u32;
+                span.end = page.last().map_or(span.end, |entry| entry.seq);
+                span.more = page.len() == wanted as usize;
+            }
+            Err(StoreError::Pruned { oldest }) => span.end = oldest,
+            Err(error) => return Err(error.into()),
+        }
     }
-    let next_after = more.then_some(after.0);
-    let entries = entries.len() as u32;
-    Ok(Json(PolicyReplayed { name, version, session, entries, decisions, differences, next_after }))
+    Ok(span)
 }
 
 /// Whether a run is on, or suspended, after this record; none if the record does not say.
@@ -251,16 +275,14 @@ fn busy_after(record: &Record) -> Option<bool> {
     }
 }
 
-/// Whether a run was on before these entries, as the first of them that speaks of runs tells. One that starts a run
+/// Whether a run was on before the first record that speaks of runs; none if this one does not. One that starts a run
 /// may follow on a suspended one, which is then the rarer case.
-fn begins_busy<'e>(mut entries: impl Iterator<Item = &'e Entry>) -> bool {
-    entries
-        .find_map(|entry| match &entry.record {
-            Record::RunStarted(started) => Some(started.resumes_after.is_some()),
-            Record::RunSteered { .. } | Record::BoundaryCommitted(_) | Record::RunEnded(_) => Some(true),
-            _ => None,
-        })
-        .unwrap_or(false)
+fn was_busy(record: &Record) -> Option<bool> {
+    match record {
+        Record::RunStarted(started) => Some(started.resumes_after.is_some()),
+        Record::RunSteered { .. } | Record::BoundaryCommitted(_) | Record::RunEnded(_) => Some(true),
+        _ => None,
+    }
 }
 
 /// Whether it is a request that the session wants silent.

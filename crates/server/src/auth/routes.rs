@@ -41,7 +41,8 @@ async fn create(
     StrictJson(wanted): StrictJson<CreateToken>,
 ) -> Result<impl IntoResponse, Problem> {
     let new = new_token(&caller, wanted)?;
-    let (row, token) = state.tokens().create(new).await?;
+    let tokens = state.clone();
+    let (row, token) = state.to_its_end(async move { tokens.tokens().create(new).await }).await?;
     tracing::info!(token = %row.id, tenant = %row.tenant, "a token was made");
     let place = format!("/v1/tokens/{}", row.id);
     let created = CreatedToken { token: token.expose_secret().to_owned(), view: view(row) };
@@ -135,7 +136,8 @@ async fn revoke(
     if !state.tokens().get(&id).is_some_and(seen) {
         return Err(Problem::new(Code::NotFound).detail("no such token"));
     }
-    state.tokens().revoke(&id).await?;
+    let (tokens, revoked) = (state.clone(), id.clone());
+    state.to_its_end(async move { tokens.tokens().revoke(&revoked).await }).await?;
     tracing::info!(token = %id, "a token was revoked");
     Ok(StatusCode::NO_CONTENT)
 }
