@@ -9,7 +9,8 @@ use std::{fs, path::Path, sync::Arc, time::Duration};
 use tokio::sync::Notify;
 use windlass_agent::llm::{Budget, Compaction, LlmConfig, LlmDeps, OnAmbiguous, Price, ToolsConfig};
 use windlass_core::{
-    BlobId, CancelOutcome, ContentBlock, Disposition, HandlingMode, Input, InputId, MediaSource, Record, Timestamp,
+    BlobId, CancelOutcome, ContentBlock, Disposition, HandlingMode, Input, InputId, MediaSource, Record, RunEnd,
+    Timestamp,
 };
 use windlass_runtime::{CompletionOutcome, memory::MemoryStore, object_blobs::ObjectBlobs};
 
@@ -358,6 +359,45 @@ async fn what_may_have_happened_is_never_done_again_unasked() {
         assert_eq!(keys.len(), effects, "{on_ambiguous:?}, {answer:?}");
         assert!(keys.iter().all(|key| *key == keys[0] && key.starts_with(&session_id().to_string())), "{keys:?}");
     }
+}
+
+#[tokio::test]
+async fn a_yes_is_for_one_more_call_and_for_none_after_the_next_crash() {
+    let call = r#"{"argv":["sh","-c","echo once >> log; test -e again || sleep 1000; echo done"]}"#;
+    let (speaks, folder) = (Speaks::Openai, folder());
+    let log = || fs::read_to_string(folder.path().join("log")).unwrap_or_default().lines().count();
+    let provider = Provider::scripted([speaks.calls(&[("c", "shell", call)]), speaks.says(&["ok"])]).await;
+    let mut config = with_tools(speaks, &provider, folder.path(), &["shell"]);
+    config.tools.on_ambiguous = OnAmbiguous::Ask;
+    let mut bench = Bench::new(&config).await;
+    for (calls, said) in [(1, "go"), (2, "retry")] {
+        let done = bench.offer(said, HandlingMode::Queue).await;
+        let looked = tokio::time::timeout(Duration::from_secs(30), async {
+            while log() < calls {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        });
+        looked.await.expect("it is called");
+        // It has taken effect, and its process dies before anybody hears.
+        bench.adapter.shutdown().await;
+        drop(done);
+        if calls == 2 {
+            fs::write(folder.path().join("again"), "").expect("written");
+        }
+        bench = Bench::over(bench.store, &config, LlmDeps::default()).await;
+        bench.adapter.resume_pending().await.expect("resumed");
+        let mut ends = 0;
+        bench
+            .record(|record| {
+                ends +=
+                    usize::from(matches!(record, Record::RunEnded(of) if matches!(of.end, RunEnd::Completed { .. })));
+                ends == calls
+            })
+            .await;
+        assert_eq!((log(), provider.count()), (calls, 1), "asked again before all else");
+    }
+    assert_eq!(bench.hear("retry").await, "ok");
+    assert_eq!(log(), 3);
 }
 
 fn is_pending(record: &Record) -> bool {

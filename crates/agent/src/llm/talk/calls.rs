@@ -58,10 +58,15 @@ impl Talk<'_> {
             }
             if let [(prepared, key)] = &group[..]
                 && prepared.tool.effect() == Effect::Once
-                && self.conversation.ledger.ambiguous(&prepared.call.id).is_none()
             {
-                self.fresh.intended.push(Intent { call: prepared.call.id.clone(), key: key.clone() });
-                self.commit().await?;
+                let is_intended = self.conversation.ledger.ambiguous(&prepared.call.id).is_some();
+                if !is_intended {
+                    self.fresh.intended.push(Intent { call: prepared.call.id.clone(), key: key.clone() });
+                }
+                // A person's yes is for one call: it is used up before that is made, so that none after a crash has it.
+                if !is_intended || self.fresh.resolved {
+                    self.commit().await?;
+                }
             }
             if let Some(parked) = self.call_group(&group).await? {
                 return Ok(Some(parked));
