@@ -400,6 +400,20 @@ async fn a_yes_is_for_one_more_call_and_for_none_after_the_next_crash() {
     assert_eq!(log(), 3);
 }
 
+#[tokio::test]
+async fn a_provider_may_count_what_it_likes() {
+    let speaks = Speaks::Openai;
+    let mut events = speaks.events(&["ok"], &[]);
+    let usage = events.iter_mut().find(|event| !event["usage"].is_null()).expect("usage");
+    usage["usage"]["prompt_tokens"] = u64::MAX.into();
+    let counted = Script::stream(events.iter().map(|event| speaks.frame(event)).collect());
+    let provider = Provider::scripted([counted, speaks.says(&["still here"])]).await;
+    let compaction = Some(Compaction { at_tokens: 1_000_000, keep_messages: 8 });
+    let bench = Bench::new(&LlmConfig { compaction, ..config(speaks, &provider) }).await;
+    assert_eq!(bench.hear("one").await, "ok");
+    assert_eq!(bench.hear("two").await, "still here");
+}
+
 fn is_pending(record: &Record) -> bool {
     record
         .outcome_of(input_id(), windlass_core::InputState::Consumed)

@@ -122,7 +122,9 @@ impl Talk<'_> {
         match self.conversation.usage {
             Some(usage) => {
                 let since = messages.iter().rev().take_while(|message| message.role != Role::Assistant);
-                usage.input + usage.output + estimate(fresh + since.map(|message| length(message)).sum::<usize>())
+                let uncounted = estimate(fresh + since.map(|message| length(message)).sum::<usize>());
+                // A provider may count what it likes.
+                usage.input.saturating_add(usage.output).saturating_add(uncounted)
             }
             None => estimate(fresh + messages.iter().map(|message| length(message)).sum::<usize>()),
         }
