@@ -414,6 +414,23 @@ async fn a_provider_may_count_what_it_likes() {
     assert_eq!(bench.hear("two").await, "still here");
 }
 
+#[tokio::test]
+async fn a_conversation_does_not_give_way_to_an_empty_summary() {
+    let speaks = Speaks::Openai;
+    let provider = Provider::answering(move |_, body| {
+        let asks_for_summary = body["tools"].is_null() && body.to_string().contains("You summarise");
+        speaks.says(&[if asks_for_summary { " " } else { "ok" }])
+    })
+    .await;
+    let compaction = Some(Compaction { at_tokens: 12, keep_messages: 2 });
+    let bench = Bench::new(&LlmConfig { compaction, ..config(speaks, &provider) }).await;
+    for text in ["tea", "green tea", "hot"] {
+        bench.hear(text).await;
+    }
+    assert!(provider.count() > 3, "a summary was asked for");
+    assert_eq!(told(provider.bodies().last().expect("asked"))[0], "user: tea");
+}
+
 fn is_pending(record: &Record) -> bool {
     record
         .outcome_of(input_id(), windlass_core::InputState::Consumed)

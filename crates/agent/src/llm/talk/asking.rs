@@ -68,7 +68,7 @@ impl Talk<'_> {
         self.alive(model.ask(&question, &mut live)).await
     }
 
-    /// Replaces all but the last messages by a summary. False if there is nothing to replace.
+    /// Replaces all but the last messages by a summary. False if there is nothing to replace, or no summary.
     pub(super) async fn compact(&mut self) -> Result<bool, CoreExecutorError> {
         let keep = self.parts.config.compaction.map_or(KEPT, |compaction| compaction.keep_messages);
         let messages = &self.conversation.messages;
@@ -97,6 +97,10 @@ impl Talk<'_> {
         let answer = self.alive(model.ask(&question, &mut |_| ())).await.map_err(|error| failed(&error))?;
         let usage = answer.usage.unwrap_or_default();
         self.fresh.spent.add(self.cost(usage, began));
+        // Nothing gives way to nothing.
+        if answer.text.trim().is_empty() {
+            return Ok(false);
+        }
         self.fresh.compacted = Some(Compacted { messages: cut, summary: answer.text });
         self.commit().await?;
         Ok(true)
