@@ -167,9 +167,17 @@ impl Reader for Chunks {
             self.message.insert("tool_calls".into(), calls.collect());
         }
         let calls: Vec<ToolCall> = match self.message.get_mut("tool_calls").and_then(Value::as_array_mut) {
-            Some(calls) => calls.iter_mut().enumerate().map(|(at, call)| tool_call(at, call)).collect(),
+            Some(calls) => {
+                // What is no object is no call.
+                calls.retain(Value::is_object);
+                calls.iter_mut().enumerate().map(|(at, call)| tool_call(at, call)).collect()
+            }
             None => Vec::new(),
         };
+        if calls.is_empty() {
+            // Said back, an empty list is refused.
+            self.message.remove("tool_calls");
+        }
         let words = self.message.get("content").and_then(Value::as_str).unwrap_or_default().to_owned();
         let stop = match self.stop.as_deref() {
             Some("stop" | "tool_calls" | "function_call") => Stop::Done,

@@ -415,6 +415,18 @@ async fn a_provider_may_count_what_it_likes() {
 }
 
 #[tokio::test]
+async fn what_is_no_call_is_not_called_and_not_said_back() {
+    let odd = json!({ "choices": [{ "message": { "role": "assistant", "content": "hi", "tool_calls": ["x", 7] } }] });
+    let odd = Script::page(200, "application/json", &odd.to_string());
+    let provider = Provider::scripted([odd, Speaks::Openai.says(&["ok"])]).await;
+    let bench = Bench::new(&config(Speaks::Openai, &provider)).await;
+    assert_eq!(bench.hear("one").await, "hi");
+    assert_eq!(bench.hear("two").await, "ok");
+    let said = &provider.bodies()[1]["messages"];
+    assert_eq!(said[2], json!({ "role": "assistant", "content": "hi" }), "{said}");
+}
+
+#[tokio::test]
 async fn a_conversation_does_not_give_way_to_an_empty_summary() {
     let speaks = Speaks::Openai;
     let provider = Provider::answering(move |_, body| {
