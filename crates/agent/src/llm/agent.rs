@@ -96,6 +96,8 @@ impl LlmAgent {
 
     async fn talk(&self, turn: &Turn) -> Result<CoreApplyOutput, CoreExecutorError> {
         self.account(turn).await?;
+        // A run that is cut off while it starts a job may leave its operation without one: the next run looks again.
+        self.accounted.store(false, Ordering::Relaxed);
         let known = self.last.lock().unwrap_or_else(PoisonError::into_inner).take();
         let mut conversation = match known {
             Some((session, conversation)) if session == turn.session() => conversation,
@@ -103,6 +105,7 @@ impl LlmAgent {
         };
         conversation.catch_up(turn).await.map_err(|error| CoreExecutorError::retryable(error.to_string()))?;
         let (output, conversation) = Talk::new(&self.parts, turn, conversation).run().await?;
+        self.accounted.store(true, Ordering::Relaxed);
         // The final boundary is not committed yet: the next turn reads it in the journal.
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some((turn.session(), conversation));
         Ok(output)

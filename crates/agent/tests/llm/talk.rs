@@ -9,8 +9,8 @@ use std::{fs, path::Path, sync::Arc, time::Duration};
 use tokio::sync::Notify;
 use windlass_agent::llm::{Budget, Compaction, LlmConfig, LlmDeps, OnAmbiguous, Price, ToolsConfig};
 use windlass_core::{
-    BlobId, CancelOutcome, ContentBlock, Disposition, HandlingMode, Input, InputId, MediaSource, Record, RunEnd,
-    Timestamp,
+    BlobId, CancelOutcome, ContentBlock, Disposition, HandlingMode, Input, InputId, MediaSource, OperationId,
+    OperationKind, OperationSpec, OperationStatus, Record, RunEnd, Timestamp,
 };
 use windlass_runtime::{CompletionOutcome, memory::MemoryStore, object_blobs::ObjectBlobs};
 
@@ -598,6 +598,37 @@ async fn a_job_in_the_background_wakes_the_session_when_it_ends() {
         assert!(news.contains("[BACKGROUND JOB brew") && news.contains("brewed"), "{news}");
         bench.record(|record| matches!(record, Record::CompletionsApplied { .. })).await;
     }
+}
+
+#[tokio::test]
+async fn a_job_that_a_cancel_kept_from_starting_is_ended_by_the_next_run() {
+    let (speaks, folder) = (Speaks::Openai, folder());
+    let provider = Provider::answering(move |number, _| match number {
+        1 => Script::stream(vec![Frame::Silence]),
+        _ => speaks.says(&["ok"]),
+    })
+    .await;
+    let bench = Bench::new(&with_tools(speaks, &provider, folder.path(), &["job_start"])).await;
+    assert_eq!(bench.hear("one").await, "ok");
+    let cut = bench.offer("two", HandlingMode::Queue).await;
+    provider.heard(2).await;
+    // As a call leaves it that is cut off between registering its operation and starting its program.
+    let ops = bench.adapter.ops_lifecycle_registry(session_id()).await.expect("a registry");
+    let id = OperationId::from_uuid(uuid::Uuid::from_u128(5));
+    let spec = OperationSpec {
+        id,
+        kind: OperationKind::BackgroundToolOp,
+        display_name: "brew".into(),
+        source_label: "shell".into(),
+        child_session_id: None,
+        expect_peer_channel: false,
+        adoptable: false,
+    };
+    ops.register_operation(spec).await.expect("registered");
+    bench.session.cancel(None, "enough", Disposition::Drop).await.expect("an answer");
+    cut.wait().await;
+    assert_eq!(bench.hear("three").await, "ok");
+    assert_eq!(ops.snapshot(id).await.expect("known").status, OperationStatus::Failed);
 }
 
 #[tokio::test]
