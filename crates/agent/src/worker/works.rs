@@ -54,8 +54,15 @@ impl Works {
         }
         let (id, ops) = known.ok_or_else(|| ("not_found", "this process has no such work under way".to_owned()))?;
         let (id, reported) = (*id, op.report.make(*id, ops).await);
-        // What is over, or was ended from outside, is not under way.
-        if !matches!(reported, Ok(OperationStatus::Running) | Err(OpsError::Session(_))) {
+        // What is over, or was ended from outside, is not under way. What is only not taken, because it is too large,
+        // ends some other time.
+        let is_over = match &reported {
+            Ok(status) | Err(OpsError::Refused(OpsLifecycleError::InvalidTransition { status, .. })) => {
+                status.is_terminal()
+            }
+            Err(error) => matches!(error, OpsError::Refused(OpsLifecycleError::NotFound { .. })),
+        };
+        if is_over {
             self.under_way.remove(&at);
         }
         reported.map(|status| (id, status)).map_err(|error| declined(&error))

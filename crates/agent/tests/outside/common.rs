@@ -15,7 +15,7 @@ use windlass_runtime::{
 };
 
 /// The same executor for every session.
-struct One(Arc<dyn CoreExecutor>);
+pub(crate) struct One(pub(crate) Arc<dyn CoreExecutor>);
 
 #[async_trait]
 impl ExecutorFactory for One {

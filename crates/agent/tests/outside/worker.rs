@@ -1,11 +1,13 @@
 //! Do long-lived programs run the turns of sessions, and is whatever they do contained?
 
-use crate::common::{abandoned, adapter, gone, has, offer, pids, prompt, repository, result_text, session, sh, until};
+use crate::common::{
+    One, abandoned, adapter, gone, has, offer, pids, prompt, repository, result_text, session, sh, until,
+};
 use serde_json::{Value, json};
 use std::{fs, sync::Arc, time::Duration};
 use windlass_agent::{Crew, ProcessWorker, Program};
-use windlass_core::{AbandonReason, CancelOutcome, Disposition, HandlingMode, Record, Seq};
-use windlass_runtime::{CompletionOutcome, FeedItem, RuntimeSessionAdapter};
+use windlass_core::{AbandonReason, CancelOutcome, Disposition, HandlingMode, Limits, Record, Seq};
+use windlass_runtime::{CompletionOutcome, FeedItem, RuntimeSessionAdapter, memory::MemoryStore};
 
 fn python() -> Program {
     Program::new(["python3", repository().join("examples/agents/python/worker.py").to_str().expect("UTF-8")])
@@ -285,4 +287,29 @@ async fn background_work_outlives_its_run_and_is_lost_with_its_process() {
     let statuses: Vec<&str> = said.iter().map(|line| line["status"].as_str().unwrap_or("refused")).collect();
     assert_eq!(statuses, ["running", "running", "running", "running", "refused", "completed"]);
     assert_eq!(said[4]["code"], "not_found");
+}
+
+#[tokio::test]
+async fn background_work_whose_report_is_not_taken_is_still_under_way() {
+    let answer = format!(
+        r#"session=$(printf '%s' "$line" | sed 's/.*"session":"\([^"]*\)".*/\1/')
+           op() {{ printf '{{"type":"op","session":"%s","key":"tea",%s}}\n' "$session" "$1"; read -r said; }}
+           op '"op":"start","name":"tea"'
+           op '"op":"progress","message":"{long}"'
+           op '"op":"complete","content":"{long}"'
+           op '"op":"complete","content":"hot"'
+           {DONE}"#,
+        long = "x".repeat(200),
+    );
+    let factory = Arc::new(One(Arc::new(ProcessWorker::new(script(&answer), Crew::default()))));
+    let limits = Limits { payload_bytes: 100, ..Limits::default() };
+    let store = Arc::new(MemoryStore::new());
+    let adapter = RuntimeSessionAdapter::builder().store(store).factory(factory).limits(limits).build();
+    let session = session(&adapter, 1).await;
+    assert!(result_text(offer(&session, 1, "go").await.wait().await).starts_with("done by "));
+    let ops = adapter.ops_lifecycle_registry(session.id()).await.expect("a registry");
+    let operations = ops.list_operations().await.expect("a list");
+    let ends: Vec<_> = operations.iter().filter_map(|operation| operation.completion.as_ref()).collect();
+    assert_eq!(ends.len(), 1, "{operations:?}");
+    assert_eq!(ends[0].terminal_outcome.detail(), "hot");
 }
