@@ -66,7 +66,8 @@ impl Link {
     pub(super) fn say(&mut self, message: &impl Serialize) {
         let line = serde_json::to_vec(message).expect("text, numbers and ids are always JSON");
         if self.feed.is_some() {
-            self.unread.extend(line);
+            // Deltas are told byte for byte, and those of another agent may have line ends between their members.
+            self.unread.extend(line.into_iter().map(|byte| if byte == b'\n' { b' ' } else { byte }));
             self.unread.push_back(b'\n');
         }
     }

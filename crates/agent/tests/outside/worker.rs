@@ -5,9 +5,9 @@ use crate::common::{
 };
 use serde_json::{Value, json};
 use std::{fs, sync::Arc, time::Duration};
-use windlass_agent::{Crew, ProcessWorker, Program};
+use windlass_agent::{Crew, ProcessExecutor, ProcessWorker, Program};
 use windlass_core::{AbandonReason, CancelOutcome, Disposition, HandlingMode, Limits, Record, Seq};
-use windlass_runtime::{CompletionOutcome, FeedItem, RuntimeSessionAdapter, memory::MemoryStore};
+use windlass_runtime::{CompletionOutcome, CoreExecutor, FeedItem, RuntimeSessionAdapter, memory::MemoryStore};
 
 fn python() -> Program {
     Program::new(["python3", repository().join("examples/agents/python/worker.py").to_str().expect("UTF-8")])
@@ -312,4 +312,27 @@ async fn background_work_whose_report_is_not_taken_is_still_under_way() {
     let ends: Vec<_> = operations.iter().filter_map(|operation| operation.completion.as_ref()).collect();
     assert_eq!(ends.len(), 1, "{operations:?}");
     assert_eq!(ends[0].terminal_outcome.detail(), "hot");
+}
+
+#[tokio::test]
+async fn the_past_of_another_agent_is_told_in_one_line() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let asks = format!(
+        r#"printf '{{"type":"history","run":"%s"}}\n' "$run"; read -r said; echo "$said" > '{}'; {DONE}"#,
+        dir.path().join("said").display()
+    );
+    let before = ProcessExecutor::new(sh(r#"cat > /dev/null; printf '{"text": "hi", "delta": {\n"todo": 7\n}}'"#));
+    let after = ProcessWorker::new(script(&asks), Crew::default());
+    let store = Arc::new(MemoryStore::new());
+    let agents: [Arc<dyn CoreExecutor>; 2] = [Arc::new(before), Arc::new(after)];
+    for (number, agent) in (1..).zip(agents) {
+        let builder = RuntimeSessionAdapter::builder().store(Arc::clone(&store) as _);
+        let adapter = builder.factory(Arc::new(One(agent))).build();
+        let session = session(&adapter, 1).await;
+        result_text(offer(&session, number, "go").await.wait().await);
+        adapter.shutdown().await;
+    }
+    let said = fs::read_to_string(dir.path().join("said")).expect("written");
+    let said: Value = serde_json::from_str(&said).expect("one line of JSON");
+    assert_eq!(said["boundaries"][0]["delta"], json!({ "todo": 7 }));
 }
