@@ -47,6 +47,7 @@ impl Workspace {
     }
 
     fn read(&self, file: &ReadArguments) -> io::Result<String> {
+        self.refuse_other(&file.path)?;
         let mut open = self.dir.open(&file.path)?;
         let length = open.metadata()?.len();
         io::Seek::seek(&mut open, io::SeekFrom::Start(file.offset))?;
@@ -65,7 +66,18 @@ impl Workspace {
         if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
             self.dir.create_dir_all(folder)?;
         }
+        self.refuse_other(&file.path)?;
         self.dir.write(path, &file.content)
+    }
+
+    /// Pipes and the like are no files: who opens one waits for somebody at its other end, for ever, on a thread that
+    /// nobody can end.
+    fn refuse_other(&self, path: &str) -> io::Result<()> {
+        match self.dir.metadata(path) {
+            Ok(found) if !found.is_file() => Err(io::Error::other("it is no file")),
+            // What is not there is said by whoever opens it, or is made.
+            _ => Ok(()),
+        }
     }
 
     fn list(&self, folder: &ListArguments) -> io::Result<String> {
@@ -265,6 +277,21 @@ mod tests {
         let listed = workspace.list(&ListArguments { path: ".".into() }).expect("a folder");
         let other = "(neither file nor folder)";
         assert_eq!(listed, format!("a/\nalias {other}\ndeep/\nlink {other}\nmine (4 bytes)\nout {other}"));
+    }
+
+    #[test]
+    fn a_pipe_is_neither_read_nor_written() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let made = std::process::Command::new("mkfifo").arg(folder.path().join("pipe")).status();
+        assert!(made.expect("mkfifo is there").success());
+        let workspace = Workspace::open(folder.path()).expect("a workspace");
+        // Who waits for the other end of a pipe never comes back.
+        let (done, tried) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let refused = read(&workspace, "pipe").is_err() && write(&workspace, "pipe").is_err();
+            done.send(refused && read(&workspace, ".").is_err())
+        });
+        assert!(tried.recv_timeout(Duration::from_secs(10)).expect("it does not wait"));
     }
 
     #[test]
