@@ -41,7 +41,7 @@ const HOST_LIMIT: usize = 253;
 /// Which hosts are let through beside the public ones.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EgressRules {
-    /// These hosts are reached whatever their address, over http too.
+    /// These hosts are reached whatever their address, over http too; with a port, on no other.
     pub allow: Vec<AllowedHost>,
 }
 
@@ -65,7 +65,9 @@ impl EgressRules {
         if url.scheme() != "https" {
             return Err(UrlNotAllowed::Scheme { scheme: url.scheme().to_owned() });
         }
-        if !PORTS.contains(&port) {
+        // The resolver lets every host on the list through, and knows no port.
+        let is_listed = self.allow.iter().any(|allowed| allowed.host == host.trim_end_matches('.'));
+        if is_listed || !PORTS.contains(&port) {
             return Err(UrlNotAllowed::Port { port });
         }
         let literal: Option<IpAddr> = host.trim_start_matches('[').trim_end_matches(']').parse().ok();
@@ -149,8 +151,8 @@ pub enum UrlNotAllowed {
         /// What it is.
         scheme: String,
     },
-    /// Not a usual port.
-    #[error("url_not_allowed: port {port} is not allowed, only 443 and 8443 are")]
+    /// Not a usual port, or of a host that was allowed with another one.
+    #[error("url_not_allowed: port {port} is not allowed, only 443 and 8443 are; of an allowed host, those allowed")]
     Port {
         /// What it is.
         port: u16,
@@ -481,6 +483,8 @@ mod tests {
             ("http://LOCALHOST.:8080/", "allowed"),
             ("https://localhost:8080/", "allowed"),
             ("http://localhost:8081/", "scheme"),
+            ("https://localhost/", "port"),
+            ("https://localhost.:8443/", "port"),
             ("http://127.0.0.1:5/", "allowed"),
             ("http://127.0.0.2:5/", "scheme"),
             ("http://[::1]/", "allowed"),
