@@ -98,7 +98,10 @@ impl Inner {
     pub(crate) fn new(identity: Identity, rules: HttpRules, door: Weak<Door>) -> Inner {
         let ingress = Ingress { auth_required: true, silent_intents: rules.silent_intents.clone() };
         let inbox = Inbox::new(rules.room);
-        Inner { identity, rules, ingress, door, inbox, client: reqwest::Client::new(), state: Mutex::default() }
+        // Nobody has judged where a redirect leads, and what is signed here is for its receiver alone.
+        let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).no_proxy().build();
+        let client = client.expect("a client without files and proxies of its own has nothing that can fail");
+        Inner { identity, rules, ingress, door, inbox, client, state: Mutex::default() }
     }
 
     pub(crate) fn name(&self) -> &PeerName {
@@ -267,10 +270,8 @@ impl Inner {
             Err(_) => return Err(SendError::Undecided(to)),
         };
         let status = response.status().as_u16();
-        let problem: Problem = match response.bytes().await {
-            Ok(body) => serde_json::from_slice(&body).unwrap_or_default(),
-            Err(_) => return Err(SendError::Undecided(to)),
-        };
+        let Ok(body) = answer(response).await else { return Err(SendError::Undecided(to)) };
+        let problem: Problem = serde_json::from_slice(&body).unwrap_or_default();
         Err(match (status, problem.code.as_str(), &envelope.body) {
             (202, ..) | (_, "peer_replay", _) => return Ok(()),
             (_, "queue_full", _) => SendError::InboxFull(to),
@@ -446,6 +447,23 @@ impl CommsRuntime for HttpPeer {
     async fn close(&self, refusal: &Refusal) {
         self.inner.shut(refusal);
     }
+}
+
+/// The most of a door's answer that is read. What is longer is none.
+const ANSWER_BYTES: usize = 64 << 10;
+
+/// What a door answers, as far as it is read.
+async fn answer(mut response: reqwest::Response) -> reqwest::Result<Vec<u8>> {
+    let mut body = Vec::new();
+    while body.len() <= ANSWER_BYTES
+        && let Some(chunk) = response.chunk().await?
+    {
+        body.extend_from_slice(&chunk);
+    }
+    if body.len() > ANSWER_BYTES {
+        body.clear();
+    }
+    Ok(body)
 }
 
 /// What a door says when it does not let something in.

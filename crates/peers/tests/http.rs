@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 use std::{net::SocketAddr, sync::Arc, time::Duration};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use windlass_core::{Record, Seq, SessionId, Timestamp};
 use windlass_peers::{HttpPeer, HttpRules, Identity, PeerDirectory, SignedEnvelope};
 use windlass_runtime::{
@@ -290,4 +291,31 @@ async fn a_request_to_a_peer_that_is_away_or_silent_ends_when_its_time_is_up() {
     pin(&ada, "bob", identity(2).name(), &bob.address).await;
     ada.peer.send(CommsCommand::request(name("bob"), "sum", json!({}))).await.unwrap();
     assert!(ada.runs.next().await.turn.primitive().text().contains("deadline_exceeded"));
+}
+
+#[tokio::test]
+async fn a_door_neither_leads_elsewhere_nor_answers_without_end() {
+    let elsewhere = tokio::net::TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
+    let inside = elsewhere.local_addr().unwrap();
+    let leads = format!("HTTP/1.1 307 Temporary Redirect\r\nlocation: http://{inside}/\r\ncontent-length: 0\r\n\r\n");
+    let endless = "HTTP/1.1 422 Unprocessable Content\r\ncontent-length: 1000000000000\r\n\r\n".to_owned();
+    for (answer, goes_on) in [(leads, false), (endless, true)] {
+        let door = tokio::net::TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
+        let address = format!("http://{}", door.local_addr().unwrap());
+        tokio::spawn(async move {
+            loop {
+                let (mut stream, _) = door.accept().await.unwrap();
+                let mut asked = vec![0; 1 << 16];
+                assert!(stream.read(&mut asked).await.unwrap() > 0);
+                stream.write_all(answer.as_bytes()).await.unwrap();
+                while goes_on && stream.write_all(&asked).await.is_ok() {}
+            }
+        });
+        let ada = process(1, HttpRules { send_limit: Duration::from_secs(5), ..HttpRules::default() }).await;
+        pin(&ada, "bob", identity(2).name(), &address).await;
+        let sent = ada.peer.send(CommsCommand::message(name("bob"), "secret".to_owned())).await;
+        assert!(matches!(&sent, Err(SendError::Refused(refusal)) if refusal.code == "internal"), "{sent:?}");
+        ada.adapter.shutdown().await;
+    }
+    assert!(elsewhere.into_std().unwrap().accept().is_err(), "it was led elsewhere");
 }
