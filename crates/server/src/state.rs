@@ -155,9 +155,10 @@ impl AppState {
         self.0.closing.cancel();
     }
 
-    /// Whether whoever calls from this machine needs no token: nobody else can call, and there is none yet.
+    /// Whether whoever calls from this machine needs no token: nobody else can call, and there is neither a token yet nor
+    /// an issuer of them.
     pub(crate) fn trusts_local(&self) -> bool {
         let server = &self.0.config.server;
-        server.listen.ip().is_loopback() && !server.behind_proxy && self.0.tokens.is_empty()
+        server.listen.ip().is_loopback() && !server.behind_proxy && self.0.tokens.is_empty() && self.0.jwt.is_none()
     }
 }

@@ -46,6 +46,19 @@ async fn a_local_caller_needs_no_token_until_there_is_one() {
 }
 
 #[tokio::test]
+async fn a_local_caller_needs_a_token_where_somebody_issues_them() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let keys = folder.path().join("keys.json");
+    std::fs::write(&keys, r#"{"keys":[]}"#).expect("written");
+    let mut config = TestServer::config();
+    config.auth.jwt_issuer = Some("https://issuer.example".into());
+    config.auth.jwt_audience = Some("windlass".into());
+    config.auth.jwt_keys = Some(keys.display().to_string());
+    let server = TestServer::with(TestServer::builder(config)).await;
+    assert_eq!(server.get("/v1/sessions").await.code(), "unauthenticated");
+}
+
+#[tokio::test]
 async fn the_server_tells_of_itself() {
     let server = TestServer::start().await;
     for path in ["/livez", "/readyz", "/version"] {

@@ -6,7 +6,7 @@
 //! | what a server does | what becomes of it |
 //! |---|---|
 //! | does not start, or does not answer in time | the agent is not ready; asked again at its next use |
-//! | offers a tool without a usable name or schema, or too many | that tool is left out, and logged |
+//! | offers a tool without a usable name or schema (one that refers to itself, or unfolds without end), or too many | that tool is left out, and logged |
 //! | dies | started again at the next call, at most once a second |
 //! | dies in the middle of a call | a call that may be repeated is repeated once; of another one nobody knows whether it took effect, and the model is told so |
 //! | offers something else after a restart | calls of tools that have changed are refused: the model was told something different |
@@ -16,6 +16,7 @@
 //! Hints: `readOnlyHint` is [`Effect::ReadOnly`](crate::tools::Effect), `idempotentHint` is `Idempotent`, all else is `Once`.
 //! A tool that claims to be read-only and destructive is not believed. Hints are claims: `trust_hints = false` believes none.
 
+mod schema;
 mod server;
 mod tool;
 

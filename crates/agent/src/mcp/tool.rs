@@ -1,6 +1,6 @@
 //! How is a tool of a server called, and how far is what it says believed?
 
-use super::{McpConfig, server::McpServer, server::schema};
+use super::{McpConfig, schema::bounded, server::McpServer, server::schema};
 use crate::tools::{Effect, Reply, Tool, ToolContext, shown};
 use async_trait::async_trait;
 use rmcp::{
@@ -52,8 +52,12 @@ impl McpTool {
         if schema.to_string().len() > SCHEMA {
             return Err(format!("its schema is larger than {SCHEMA} bytes"));
         }
+        bounded(&schema).map_err(|error| format!("its schema takes unbounded time: {error}"))?;
         jsonschema::validator_for(&schema).map_err(|error| format!("its schema is none: {error}"))?;
         let promise = offer.output_schema.as_ref().map(|schema| Value::Object((**schema).clone()));
+        if let Some(promise) = &promise {
+            bounded(promise).map_err(|error| format!("its output schema takes unbounded time: {error}"))?;
+        }
         let promise = promise.map(|promise| jsonschema::validator_for(&promise)).transpose();
         Ok(McpTool {
             server,
