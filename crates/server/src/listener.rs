@@ -166,7 +166,8 @@ impl Connection {
                 let under_way = UnderWay::begin(&activity);
                 let guard = guard.clone();
                 async move {
-                    let answered = guard.call(peer, request).await;
+                    // Boxed, because hyper keeps the room of what answered last as long as the connection lives.
+                    let answered = Box::pin(guard.call(peer, request)).await;
                     answered.map(|response: Response| response.map(|body| Tracked { body, _under_way: under_way }))
                 }
             }
