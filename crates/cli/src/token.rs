@@ -16,7 +16,7 @@ use windlass_client::{
     Client, ExposeSecret as _, Paging,
     api::{CreateToken, CreatedToken, Page, TokenView},
 };
-use windlass_server::auth::{NewToken, Scopes, Tenant, TokenId, TokenRow, Tokens};
+use windlass_server::auth::{NewToken, Scopes, Tenant, TokenId, Tokens};
 
 /// Make, list and revoke tokens
 #[derive(clap::Subcommand)]
@@ -148,7 +148,7 @@ async fn create(args: &Create) -> Result<CreatedToken, Failure> {
                 expires_at: args.expires_in.map(|time| SystemClock.now() + time),
             };
             let (row, secret) = tokens.create(token).await.map_err(|problem| refused(&problem))?;
-            Ok(CreatedToken { token: secret.expose_secret().to_owned(), view: view(row) })
+            Ok(CreatedToken { token: secret.expose_secret().to_owned(), view: row.into() })
         }
     }
 }
@@ -162,7 +162,7 @@ fn list(args: &Ls) -> Result<(), Failure> {
                 let after = cursor.as_deref().and_then(TokenId::parse);
                 let limit = limit.unwrap_or(100).clamp(1, 500) as usize;
                 let mut items: Vec<TokenView> =
-                    tokens.list(None, after.as_ref(), limit + 1).into_iter().map(view).collect();
+                    tokens.list(None, after.as_ref(), limit + 1).into_iter().map(TokenView::from).collect();
                 let more = items.len() > limit;
                 items.truncate(limit);
                 let next_cursor = items.last().filter(|_| more).map(|last| last.id.clone());
@@ -196,20 +196,6 @@ async fn revoke(args: &Revoke) -> Result<(), Failure> {
             let id = TokenId::parse(&args.id).ok_or_else(missing)?;
             if tokens.revoke(&id).await.map_err(|problem| refused(&problem))? { Ok(()) } else { Err(missing()) }
         }
-    }
-}
-
-fn view(row: TokenRow) -> TokenView {
-    TokenView {
-        id: row.id.to_string(),
-        name: row.name,
-        tenant: row.tenant.to_string(),
-        scopes: row.scopes.iter().map(|scope| scope.to_string()).collect(),
-        session_prefix: row.prefix,
-        created_at: row.created_at.into(),
-        expires_at: row.expires_at.map(Into::into),
-        revoked_at: row.revoked_at.map(Into::into),
-        last_used_at: row.last_used_at.map(Into::into),
     }
 }
 

@@ -127,7 +127,7 @@ pub(crate) async fn admit(
     };
     let mut admitted = admitted(&session, outcome)?;
     if let Some(limit) = wait {
-        admitted = with_result(&state, &session, admitted, completion, limit).await?;
+        admitted = with_result(&state, &session, admitted, completion, limit).await;
     }
     drop(place);
     Ok(answer(&admitted, wait))
@@ -170,25 +170,27 @@ pub(super) fn admitted(session: &SessionHandle, outcome: AcceptOutcome) -> Resul
     }
 }
 
-/// The same, with the outcome if it comes in time.
+/// The same, with the outcome if it comes in time. Whatever becomes of the wait, the input is admitted, and the answer
+/// says so: what is in the way of the outcome is heard by whoever waits again.
 async fn with_result(
     state: &AppState,
     session: &SessionHandle,
     admitted: Admitted,
     completion: Option<CompletionHandle>,
     limit: std::time::Duration,
-) -> Result<Admitted, Problem> {
+) -> Admitted {
     let completion = match completion {
         Some(completion) => completion,
-        None => session.completion(InputRef::Id(admitted.id)).await?,
+        None => match session.completion(InputRef::Id(admitted.id)).await {
+            Ok(completion) => completion,
+            Err(_) => return admitted,
+        },
     };
-    // Whatever becomes of the wait, the input is admitted: the answer says so.
-    let result = inputs::finish(state, session, completion, limit).await.unwrap_or_default();
-    let state = match &result {
-        Some(_) => session.input_state(admitted.id).await?.unwrap_or(admitted.state),
-        None => admitted.state,
-    };
-    Ok(Admitted { result, state, ..admitted })
+    let Ok(Some(result)) = inputs::finish(state, session, completion, limit).await else { return admitted };
+    match session.input_state(admitted.id).await {
+        Ok(Some(state)) => Admitted { result: Some(result), state, ..admitted },
+        Ok(None) | Err(_) => admitted,
+    }
 }
 
 pub(super) fn answer(admitted: &Admitted, wait: Option<std::time::Duration>) -> Response {

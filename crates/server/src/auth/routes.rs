@@ -45,7 +45,7 @@ async fn create(
     let (row, token) = state.to_its_end(async move { tokens.tokens().create(new).await }).await?;
     tracing::info!(token = %row.id, tenant = %row.tenant, "a token was made");
     let place = format!("/v1/tokens/{}", row.id);
-    let created = CreatedToken { token: token.expose_secret().to_owned(), view: view(row) };
+    let created = CreatedToken { token: token.expose_secret().to_owned(), view: row.into() };
     Ok((StatusCode::CREATED, [(header::LOCATION, place)], Json(created)))
 }
 
@@ -122,7 +122,7 @@ async fn list(
     let more = rows.len() > limit;
     rows.truncate(limit);
     let next_cursor = rows.last().filter(|_| more).map(|row| row.id.to_string());
-    Ok(Json(Page { items: rows.into_iter().map(view).collect(), next_cursor }))
+    Ok(Json(Page { items: rows.into_iter().map(TokenView::from).collect(), next_cursor }))
 }
 
 async fn revoke(
@@ -140,18 +140,4 @@ async fn revoke(
     state.to_its_end(async move { tokens.tokens().revoke(&revoked).await }).await?;
     tracing::info!(token = %id, "a token was revoked");
     Ok(StatusCode::NO_CONTENT)
-}
-
-fn view(row: TokenRow) -> TokenView {
-    TokenView {
-        id: row.id.to_string(),
-        name: row.name,
-        tenant: row.tenant.to_string(),
-        scopes: row.scopes.iter().map(|scope| scope.to_string()).collect(),
-        session_prefix: row.prefix,
-        created_at: row.created_at.into(),
-        expires_at: row.expires_at.map(Into::into),
-        revoked_at: row.revoked_at.map(Into::into),
-        last_used_at: row.last_used_at.map(Into::into),
-    }
 }

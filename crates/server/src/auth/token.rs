@@ -21,6 +21,7 @@ use std::{
     },
 };
 use subtle::ConstantTimeEq;
+use windlass_api::TokenView;
 use windlass_core::Timestamp;
 use windlass_runtime::{Clock, documents::Documents};
 
@@ -114,6 +115,22 @@ pub struct TokenRow {
     pub revoked_at: Option<Timestamp>,
     /// When it was last used, give or take ten minutes.
     pub last_used_at: Option<Timestamp>,
+}
+
+impl From<TokenRow> for TokenView {
+    fn from(row: TokenRow) -> TokenView {
+        TokenView {
+            id: row.id.to_string(),
+            name: row.name,
+            tenant: row.tenant.to_string(),
+            scopes: row.scopes.iter().map(|scope| scope.to_string()).collect(),
+            session_prefix: row.prefix,
+            created_at: row.created_at.into(),
+            expires_at: row.expires_at.map(Into::into),
+            revoked_at: row.revoked_at.map(Into::into),
+            last_used_at: row.last_used_at.map(Into::into),
+        }
+    }
 }
 
 struct Known {

@@ -66,6 +66,7 @@ async fn a_retry_hears_the_first_answer_and_another_body_is_a_conflict() {
         let refused = send(key, "hello").await;
         assert_eq!((refused.status, refused.code()), (400, "idempotency_key_invalid"), "{key:?}");
     }
+    // S 15
     let id = uuid::Uuid::now_v7();
     let send =
         async |text: &str| rig.post("/v1/sessions/s/inputs", &json!({"kind": "prompt", "text": text, "id": id})).await;
@@ -123,6 +124,7 @@ async fn what_is_not_well_formed_is_refused_with_its_place_and_stores_nothing() 
         (json!({"kind": "poem", "text": "x"}), 422, "unknown_input_type", "/kind"),
         (json!({"kind": "prompt"}), 422, "schema_violation", "/text"),
         (json!({"kind": "prompt", "text": 1}), 422, "schema_violation", "/text"),
+        // S 15
         (json!({"kind": "prompt", "text": "x", "source": {"type": "system"}}), 422, "reserved_metadata", "/source"),
         (json!({"kind": "prompt", "text": "x", "tenant": "acme"}), 422, "reserved_metadata", "/tenant"),
         (json!({"kind": "continuation", "reason": "x", "notices": []}), 422, "reserved_metadata", "/notices"),
