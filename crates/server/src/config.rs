@@ -64,7 +64,7 @@ pub struct ServerConfig {
     /// Host names that the server answers under, besides localhost and its own address.
     #[config(default = [])]
     pub allowed_hosts: Vec<String>,
-    /// Origins whose pages may call the server, for example "https://console.example.com". Its own always may.
+    /// Origins whose pages may call the server, for example `https://console.example.com`. Its own always may.
     #[config(default = [])]
     pub allowed_origins: Vec<String>,
     /// How long runs may take to stop when the server is told to.
