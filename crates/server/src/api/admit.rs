@@ -230,7 +230,21 @@ fn read(body: Value) -> Result<NewInput, Problem> {
 }
 
 fn of_kind<T: DeserializeOwned>(fields: Map<String, Value>) -> Result<T, Problem> {
+    tags(&fields)?;
     shape::read(&Value::Object(fields))
+}
+
+/// The tags of blocks are words: inside of a tagged union serde would take the number of a variant for its name.
+fn tags(fields: &Map<String, Value>) -> Result<(), Problem> {
+    let blocks = fields.get("blocks").and_then(Value::as_array).into_iter().flatten();
+    for (at, block) in blocks.enumerate() {
+        for place in ["/type", "/source/source_type"] {
+            if block.pointer(place).is_some_and(|tag| !tag.is_string()) {
+                return Err(Problem::at(Code::SchemaViolation, format!("/blocks/{at}{place}"), "a string is wanted"));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The input that a request means.

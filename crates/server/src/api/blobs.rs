@@ -60,6 +60,9 @@ pub(crate) async fn upload(
     // Waiting here holds nothing: the body is not read yet.
     let _place = state.api().uploads.acquire().await.map_err(Problem::internal)?;
     let body = json::read(request, BLOB_BYTES).await?;
+    if body.is_empty() {
+        return Err(Problem::new(Code::SchemaViolation).detail("a blob has at least one byte; send it as the body"));
+    }
     let bytes = body.len() as u64;
     let blob = blobs.put(body).await.map_err(unkept)?;
     own(&state, &principal.tenant, &blob, bytes).await?;

@@ -123,6 +123,12 @@ async fn what_is_not_well_formed_is_refused_with_its_place_and_stores_nothing() 
         (json!({"text": "x"}), 422, "schema_violation", "/kind"),
         (json!({"kind": "poem", "text": "x"}), 422, "unknown_input_type", "/kind"),
         (json!({"kind": "prompt"}), 422, "schema_violation", "/text"),
+        (
+            json!({"kind": "prompt", "text": "x", "blocks": [{"type": "image", "media_type": "image/png", "source": {"source_type": 0, "data": ""}}]}),
+            422,
+            "schema_violation",
+            "/blocks/0/source/source_type",
+        ),
         (json!({"kind": "prompt", "text": 1}), 422, "schema_violation", "/text"),
         // S 15
         (json!({"kind": "prompt", "text": "x", "source": {"type": "system"}}), 422, "reserved_metadata", "/source"),
