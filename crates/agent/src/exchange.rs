@@ -14,7 +14,7 @@ const EXCERPT: usize = 1024;
 
 /// What it is told of a run.
 pub(crate) fn told(turn: &Turn) -> Value {
-    json!({
+    let mut told = json!({
         "session": turn.session(),
         "run": turn.run(),
         "attempt": turn.attempt(),
@@ -24,7 +24,11 @@ pub(crate) fn told(turn: &Turn) -> Value {
         "inputs": listed(turn.inputs()),
         "context": listed(turn.context()),
         "resumes_after": turn.resumes_after(),
-    })
+    });
+    if let Some(trace) = turn.trace() {
+        told["traceparent"] = trace.to_string().into();
+    }
+    told
 }
 
 /// Inputs, as it is told of them.

@@ -6,7 +6,8 @@
 //!
 //! Standard input:
 //! `{"session", "run", "attempt", "effect_key", "kind", "text", "inputs": [{"id", "kind", "text"}],
-//! "context": [{"id", "kind", "text"}], "resumes_after"}`; `effect_key` is the same for every attempt.
+//! "context": [{"id", "kind", "text"}], "resumes_after"}`; `effect_key` is the same for every attempt. Where an input
+//! came with a trace there is also `traceparent`, and the variable `TRACEPARENT`.
 //!
 //! Standard output: a JSON object with any of `text`, `structured`, `message_count`, `delta` and `pending` (the outside
 //! tool that it waits for: `{"tool_name", "args"}`), or plain text, or nothing.
@@ -34,7 +35,7 @@ use crate::{
 };
 use async_trait::async_trait;
 use serde_json::Value;
-use std::{io::ErrorKind, process::ExitStatus};
+use std::{borrow::Cow, io::ErrorKind, process::ExitStatus};
 use windlass_runtime::{CoreApplyOutput, CoreExecutor, CoreExecutorError, Turn};
 
 /// Runs each attempt as one execution of a program.
@@ -54,12 +55,16 @@ impl ProcessExecutor {
 impl CoreExecutor for ProcessExecutor {
     async fn apply(&self, turn: Turn) -> Result<CoreApplyOutput, CoreExecutorError> {
         let request = serde_json::to_vec(&told(&turn)).expect("text and numbers are always JSON");
+        let mut program = Cow::Borrowed(&self.program);
+        if let Some(trace) = turn.trace() {
+            program.to_mut().env.push(("TRACEPARENT".into(), trace.to_string().into()));
+        }
         let mut complaints = Complaints::default();
         let finished = tokio::select! {
             biased;
             // The program is killed as its future is dropped, right here.
             () = turn.cancelled() => return Err(CoreExecutorError::retryable("cancelled")),
-            finished = run(&self.program, &request, |line| complaints.hear(&turn, line)) => finished,
+            finished = run(&program, &request, |line| complaints.hear(&turn, line)) => finished,
         };
         complaints.close(&turn);
         let output = match finished {

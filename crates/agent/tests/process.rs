@@ -4,7 +4,7 @@ use std::{fs, path::Path, sync::Arc, time::Duration};
 use windlass_agent::{ProcessFactory, Program};
 use windlass_core::{
     AbandonReason, CancelOutcome, CompletionSeq, Disposition, Input, InputId, Limits, OperationId, OperationKind,
-    OperationResult, OperationSpec, Record, Seq, SessionId, Timestamp,
+    OperationResult, OperationSpec, Record, Seq, SessionId, Timestamp, TraceContext,
 };
 use windlass_runtime::{
     CompletionHandle, CompletionOutcome, FeedItem, RuntimeSessionAdapter, SessionHandle, memory::MemoryStore,
@@ -77,6 +77,21 @@ async fn it_is_told_the_run_and_its_answer_is_committed() {
     );
     let key = format!("{}/{}/0/0", told["session"].as_str().expect("text"), told["run"].as_str().expect("text"));
     assert_eq!(told["effect_key"], key.as_str());
+}
+
+#[tokio::test]
+async fn it_finds_its_place_in_the_trace_of_the_input() {
+    let (_adapter, session) = session("printf '%s ' \"$TRACEPARENT\"; cat").await;
+    let trace = TraceContext::new([7; 16], [8; 8], true).expect("ids");
+    let input = Input::prompt(InputId::from_uuid(uuid::Uuid::from_u128(2)), Timestamp::ZERO, "hello").traced(trace);
+    let (_, completion) = session.accept_with_completion(input).await.expect("an answer");
+    let outcome = completion.expect("it is accepted").wait().await;
+    let CompletionOutcome::Completed(result) = outcome else { panic!("{outcome:?}") };
+    let (variable, told) = result.text.split_once(' ').expect("both");
+    let told: serde_json::Value = serde_json::from_str(told).expect("what it was told, said back");
+    assert_eq!(told["traceparent"], variable);
+    let variable: TraceContext = variable.parse().expect("a trace");
+    assert!(variable.trace_id() == trace.trace_id() && variable.span_id() != trace.span_id(), "{variable}");
 }
 
 #[tokio::test]

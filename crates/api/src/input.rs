@@ -9,7 +9,7 @@ use serde_json::Value;
 use std::sync::Arc;
 use windlass_core::{
     BlobId, CorrelationId, Decision, HandlingMode, InputId, InputKind, InputState, OpEvent, OperationId, ProgressPhase,
-    RunId, SessionId, SupersessionKey, TerminalStatus,
+    RunId, SessionId, SupersessionKey, TerminalStatus, TraceContext,
 };
 
 /// Something to address to a session: one of six kinds, told by `kind`.
@@ -507,6 +507,10 @@ pub struct InputView {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<crate::schema::Uuid>))]
     pub correlation_id: Option<CorrelationId>,
+    /// The place in a trace (W3C Trace Context) that its runs continue.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
+    pub traceparent: Option<TraceContext>,
     /// What the policy decided.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<crate::schema::Decision>))]

@@ -7,7 +7,7 @@ use crate::{
     Accepted, CompletionSeq, CorrelationId, Decision, Delivery, EffectKey, Entry, ExecutionKind, Incarnation, Input,
     InputId, InputState, InvalidProfile, JsonText, OperationId, OperationReport, OperationSpec, OpsLifecycleError,
     Outcome, Outgoing, Profile, RunApplyBoundary, RunBoundaryReceipt, RunId, RuntimeState, SendRefused, Seq, Terminal,
-    Ticket, Timestamp,
+    Ticket, Timestamp, TraceContext,
 };
 use serde::{Deserialize, Serialize};
 use std::{sync::Arc, time::Duration};
@@ -319,6 +319,9 @@ pub struct RunStart {
     pub context: Vec<Arc<Accepted>>,
     /// Where its effect keys begin.
     pub effect_key: EffectKey,
+    /// The traces of its inputs, in the order in which those joined, also where a boundary covers them. It continues
+    /// the first.
+    pub traces: Vec<TraceContext>,
 }
 
 /// The answers to tickets.

@@ -4,7 +4,7 @@ use crate::{Fingerprint, Input, InputBody, InputOrigin};
 
 /// Hashes what an input says: kind, body (content, handling mode, metadata), source, durability and supersession key.
 ///
-/// Not hashed, because a retry may differ in them: id, timestamp, correlation, visibility, idempotency key. The hash is
+/// Not hashed, because a retry may differ in them: id, timestamp, correlation, trace, visibility, idempotency key. The hash is
 /// taken over the JSON of these parts, whose member order is fixed by their types, so it is the same on every machine.
 pub(crate) fn fingerprint(input: &Input) -> Fingerprint {
     // Put together first: a hasher that is fed morsels takes several times as long.
@@ -37,16 +37,17 @@ fn write_json(said: &mut Vec<u8>, value: &impl serde::Serialize) {
 
 #[cfg(test)]
 mod tests {
-    use crate::{Durability, HandlingMode, Input, InputId, InputOrigin, Timestamp};
+    use crate::{Durability, HandlingMode, Input, InputId, InputOrigin, Timestamp, TraceContext};
     use uuid::Uuid;
 
     #[test]
-    fn a_retry_may_differ_in_id_time_and_correlation_only() {
+    fn a_retry_may_differ_in_id_time_correlation_and_trace_only() {
         let prompt = |id, text: &str| Input::prompt(InputId::from_uuid(Uuid::from_u128(id)), Timestamp::ZERO, text);
         let print = |input: &Input| super::fingerprint(input);
         let first = prompt(1, "hi");
         let mut retry = prompt(2, "hi").with_key("k").unwrap();
         retry.header.timestamp = Timestamp::from_micros(9);
+        retry.header.trace = TraceContext::new([1; 16], [2; 8], true).ok();
         assert_eq!(print(&first), print(&retry));
 
         let system = InputOrigin::External { source_name: "x".into() };

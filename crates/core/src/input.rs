@@ -3,7 +3,9 @@
 //! An [`Input`] is a header (who, how durable, under which key) and a body (one of six kinds). Whether a session
 //! takes it is [`admission`](crate::Session::step)'s business; how a model sees it is [`render`](crate::render)'s.
 
-use crate::{CompletionEntry, CorrelationId, IdempotencyKey, InputId, OperationId, SupersessionKey, Timestamp};
+use crate::{
+    CompletionEntry, CorrelationId, IdempotencyKey, InputId, OperationId, SupersessionKey, Timestamp, TraceContext,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::sync::Arc;
@@ -48,6 +50,9 @@ pub struct InputHeader {
     /// Ties it to an interaction or an occurrence outside.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub correlation_id: Option<CorrelationId>,
+    /// The trace that it came with, which its runs continue.
+    #[serde(default, rename = "traceparent", skip_serializing_if = "Option::is_none")]
+    pub trace: Option<TraceContext>,
 }
 
 /// Where an input comes from.
@@ -592,6 +597,7 @@ impl Input {
             idempotency_key: None,
             supersession_key: None,
             correlation_id: None,
+            trace: None,
         };
         Input { header, body }
     }
@@ -637,6 +643,12 @@ impl Input {
     /// The same input from somewhere else.
     pub fn from_origin(mut self, source: InputOrigin) -> Input {
         self.header.source = source;
+        self
+    }
+
+    /// The same input as a part of a trace.
+    pub fn traced(mut self, trace: TraceContext) -> Input {
+        self.header.trace = Some(trace);
         self
     }
 

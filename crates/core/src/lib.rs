@@ -37,6 +37,7 @@ mod run;
 mod session;
 mod state;
 mod time;
+mod trace;
 mod window;
 
 pub use drain::*;
@@ -57,6 +58,7 @@ pub use record::*;
 pub use session::{Session, Snapshot};
 pub use state::*;
 pub use time::Timestamp;
+pub use trace::{InvalidTraceContext, TraceContext};
 
 pub(crate) use ids::Purpose;
 pub(crate) use run::Run;

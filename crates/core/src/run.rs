@@ -241,6 +241,7 @@ impl Session {
         let (context, inputs): (Vec<_>, Vec<_>) =
             run.uncovered().partition(|id| self.open[id].home() == Some(Lane::Aside));
         let inputs: Vec<_> = inputs.iter().map(accepted).collect();
+        let traces = run.members.iter().filter_map(|member| self.open[&member.id].accepted.input.header.trace);
         let context = self.context.iter().cloned().chain(context.iter().map(accepted)).collect();
         let resuming = run.next_sequence > 0;
         let only_continuations = !inputs.is_empty()
@@ -259,6 +260,7 @@ impl Session {
             inputs,
             context,
             effect_key,
+            traces: traces.collect(),
         }));
     }
 }

@@ -546,6 +546,11 @@ impl Session {
         self.open.get(&id).map(|open| &open.accepted)
     }
 
+    /// When an input was admitted that is not over.
+    pub fn admitted_at(&self, id: InputId) -> Option<Timestamp> {
+        self.open.get(&id).map(|open| open.at)
+    }
+
     /// The inputs of a lane, in admission order.
     pub fn lane(&self, lane: Lane) -> Vec<InputId> {
         let waiting = self.open.iter().filter(|(_, open)| open.place == Place::Waiting(lane));

@@ -9,11 +9,11 @@ use common::{Rig, START, input, input_id, prompt, session_id};
 use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 use windlass_core::{
     AcceptOptions, BoundaryOutput, ChainHash, Control, ControlRefused, CorrelationId, CorruptJournal, Decision,
-    Deliver, Delivery, Disposition, Durability, Entry, Event, HandlingMode, InputKind, InputState, InvalidProfile,
-    Join, JsonText, Limits, Merge, OnBusy, OperationId, OperationKind, OperationPeerHandle, OperationProgressUpdate,
-    OperationReport, OperationResult, OperationSpec, Outcome, Outgoing, OutgoingKind, PendingTool, PolicyTable,
-    Profile, ProfileField, Record, Reply, Row, RunEnd, RunReport, RunResult, Seq, Session, SourceKind, Terminal,
-    Ticket,
+    Deliver, Delivery, Disposition, Durability, Effect, Entry, Event, HandlingMode, InputKind, InputState,
+    InvalidProfile, Join, JsonText, Limits, Merge, OnBusy, OperationId, OperationKind, OperationPeerHandle,
+    OperationProgressUpdate, OperationReport, OperationResult, OperationSpec, Outcome, Outgoing, OutgoingKind,
+    PendingTool, PolicyTable, Profile, ProfileField, Record, Reply, Row, RunEnd, RunReport, RunResult, Seq, Session,
+    SourceKind, Step, Terminal, Ticket, TraceContext,
 };
 
 fn golden(name: &str) -> PathBuf {
@@ -214,7 +214,8 @@ fn the_first_format_is_read_and_written_for_ever() {
 fn later_records_are_read_and_written_for_ever() {
     type Life = fn() -> Rig;
     let told: (&str, Life) = ("journal-v1-profile.jsonl", a_told_life);
-    for (file, live) in [told, ("journal-v1-peers.jsonl", a_life_among_peers)] {
+    let peers: (&str, Life) = ("journal-v1-peers.jsonl", a_life_among_peers);
+    for (file, live) in [told, peers, ("journal-v1-traces.jsonl", || a_traced_life().0)] {
         let path = golden(file);
         if !path.exists() && std::env::var_os("WINDLASS_REWRITE").is_some() {
             let lines = live().journal.into_iter().map(|entry| serde_json::to_string(&entry).unwrap() + "\n");
@@ -274,6 +275,39 @@ fn a_life_among_peers() -> Rig {
     rig.step(Event::Delivery { ticket, id: id(3), delivery: Delivery::Withdrawn });
     rig.wait();
     rig
+}
+
+/// The life of a session whose inputs come with traces, and the traces that its runs start with.
+fn a_traced_life() -> (Rig, Vec<Vec<TraceContext>>) {
+    let mut rig = Rig::new(Limits::default(), policy());
+    rig.open();
+    let event = |name| input(InputKind::ExternalEvent, name);
+    rig.accept(event("one").traced(trace(1)));
+    rig.accept(event("untraced"));
+    rig.accept(event("two").traced(trace(2)));
+    let mut started = vec![traces(rig.steps(Event::Attach { wakes: true }))];
+    rig.boundary();
+    rig.crash();
+    started.push(traces(rig.steps(Event::Attach { wakes: true })));
+    (rig, started)
+}
+
+fn trace(n: u8) -> TraceContext {
+    TraceContext::new([n; 16], [n; 8], true).unwrap()
+}
+
+/// The traces of the run that a step starts.
+fn traces(step: Step) -> Vec<TraceContext> {
+    let start = step.effects.into_iter().find_map(|effect| match effect {
+        Effect::StartRun(start) => Some(start.traces),
+        _ => None,
+    });
+    start.expect("a run starts")
+}
+
+#[test]
+fn a_run_starts_with_the_traces_of_its_inputs_also_after_a_boundary_and_a_crash() {
+    assert_eq!(a_traced_life().1, [[trace(1), trace(2)], [trace(1), trace(2)]]);
 }
 
 /// A session stays whose it is, is told only what there is room for, and says so by field and limit.

@@ -18,7 +18,7 @@ use tokio::{sync::oneshot, time::Instant};
 use tokio_util::sync::CancellationToken;
 use windlass_core::{
     Accepted, AttemptId, BoundaryOutput, CompletionSeq, EffectKey, Entry, ExecutionKind, JsonText, RunBoundaryReceipt,
-    RunClosed, RunId, RunStart, Seq, SessionId, render::RunPrimitive,
+    RunClosed, RunId, RunStart, Seq, SessionId, TraceContext, render::RunPrimitive,
 };
 
 /// One attempt at a run, in the hands of its executor. Cheap to clone; every clone is the same attempt.
@@ -133,6 +133,12 @@ impl Turn {
         self.inner.start.resumes_after
     }
 
+    /// This attempt as a part of the trace of its first traced input: what it calls continues it as `traceparent`.
+    /// None if no input came with one. The same for every clone, another one for another attempt.
+    pub fn trace(&self) -> Option<TraceContext> {
+        attempt_trace(&self.inner.start)
+    }
+
     /// What the run adds to the conversation: appends, context appends, merged settings. Rendered at each call.
     pub fn primitive(&self) -> RunPrimitive {
         RunPrimitive::of(&self.inner.start)
@@ -224,6 +230,16 @@ impl Turn {
         self.inner.mailbox.send(message(reply)).await.map_err(|_| SessionError::Draining)?;
         answer.await.map_err(|_| SessionError::Draining)?
     }
+}
+
+/// The attempt's span: named by what it is, so that it needs to be kept nowhere.
+pub(crate) fn attempt_trace(start: &RunStart) -> Option<TraceContext> {
+    let continued = start.traces.first()?;
+    let AttemptId { run, attempt } = start.attempt;
+    let mut part = [0; 20];
+    part[..16].copy_from_slice(run.as_uuid().as_bytes());
+    part[16..].copy_from_slice(&attempt.to_be_bytes());
+    Some(continued.child(&part))
 }
 
 impl std::fmt::Debug for Turn {

@@ -8,6 +8,7 @@ use crate::{
     limits::{HEADER_BYTES, HEADERS, Paced, URI_BYTES},
     problem::{Code, Problem},
     state::AppState,
+    trace,
 };
 use axum::{Router, body::Body, extract::Request, response::Response};
 use futures_util::FutureExt;
@@ -60,7 +61,11 @@ impl Guard {
         let (parts, body) = request.into_parts();
         let id = request_id(&parts.headers);
         let method = parts.method.clone();
-        let span = tracing::info_span!("request", %method, id, route = tracing::field::Empty);
+        let empty = tracing::field::Empty;
+        let span = tracing::info_span!("request", %method, id, route = empty, trace_id = empty);
+        if let Some(trace) = trace::of(&parts.headers) {
+            span.record("trace_id", tracing::field::display(trace.trace_id_hex()));
+        }
         let origin = parts.headers.get(header::ORIGIN).cloned();
         let mut response = self.answer(peer, parts, body, &id).instrument(span.clone()).await;
         as_problem(&mut response, &id);
@@ -180,8 +185,8 @@ impl Guard {
 }
 
 /// What a page may send, and read.
-const EXPOSED: &str = "Location, Retry-After, X-Request-Id";
-const TAKEN: &str = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, Prefer, X-Request-Id";
+const EXPOSED: &str = "Location, Retry-After, Traceresponse, X-Request-Id";
+const TAKEN: &str = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, Prefer, Traceparent, X-Request-Id";
 
 /// Where a request comes from, of the pages of a browser.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -23,6 +23,7 @@ mod state;
 pub mod telemetry;
 pub mod testing;
 mod tls;
+mod trace;
 
 pub use auth::{Principal, Scope, Scopes, Tenant};
 pub use config::Config;

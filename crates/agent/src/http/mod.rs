@@ -120,7 +120,11 @@ impl HttpExecutor {
     }
 
     async fn call(&self, turn: &Turn, id: &str, body: &Value) -> Result<CoreApplyOutput, CoreExecutorError> {
-        let sent = self.post(&self.endpoint.url, id, body)?.send();
+        let mut request = self.post(&self.endpoint.url, id, body)?;
+        if let Some(trace) = turn.trace() {
+            request = request.header("traceparent", trace.to_string());
+        }
+        let sent = request.send();
         let response = match tokio::time::timeout(self.endpoint.idle, sent).await {
             Ok(response) => response.map_err(|error| unreachable_endpoint(&error))?,
             Err(_) => return Err(silent(&self.endpoint)),

@@ -2,7 +2,7 @@
 //!
 //! The endpoint is a socket that plays bytes, so that it can be as wrong as needed.
 
-use crate::common::{abandoned, adapter, has, offer, repository, result_text, session, until};
+use crate::common::{abandoned, adapter, has, offer, prompt, repository, result_text, session, until};
 use serde_json::{Value, json};
 use std::{
     collections::VecDeque,
@@ -15,7 +15,7 @@ use tokio::{
     task::JoinHandle,
 };
 use windlass_agent::{Egress, EgressRules, Endpoint, HttpExecutor};
-use windlass_core::{AbandonReason, CancelOutcome, Disposition, Record, RunEnd, Seq};
+use windlass_core::{AbandonReason, CancelOutcome, Disposition, Record, RunEnd, Seq, TraceContext};
 use windlass_runtime::{CompletionOutcome, FeedItem, RuntimeSessionAdapter};
 
 /// What an endpoint does with one request.
@@ -304,6 +304,24 @@ async fn a_lost_answer_is_asked_for_again_under_the_same_id() {
     assert!(ids[0] == ids[1] && ids[0] != ids[2] && ids[0].starts_with("msg_"), "{ids:?}");
     assert_eq!(requests[0].body["effect_key"], requests[1].body["effect_key"]);
     assert_eq!((&requests[0].body["attempt"], &requests[1].body["attempt"]), (&json!(1), &json!(2)));
+}
+
+#[tokio::test]
+async fn every_attempt_is_a_span_of_its_own_in_the_trace_of_the_input() {
+    let server = Server::playing([Act::Say(Vec::new()), ok(r#"{"text":"done"}"#), ok(r#"{"text":"more"}"#)]).await;
+    let adapter = executor(server.endpoint());
+    let session = session(&adapter, 1).await;
+    let trace = TraceContext::new([7; 16], [8; 8], true).expect("ids");
+    let (_, completion) = session.accept_with_completion(prompt(1, "hello").traced(trace)).await.expect("an answer");
+    assert_eq!(result_text(completion.expect("accepted").wait().await), "done");
+    assert_eq!(result_text(offer(&session, 2, "hello").await.wait().await), "more");
+    let requests = server.requests();
+    let told: Vec<TraceContext> =
+        requests[..2].iter().map(|request| request.header("traceparent").parse().expect("a trace")).collect();
+    assert_eq!([told[0].trace_id(), told[1].trace_id()], [trace.trace_id(); 2]);
+    assert!(told[0].span_id() != told[1].span_id() && !told.contains(&trace), "{told:?}");
+    assert_eq!(requests[0].body["traceparent"], told[0].to_string());
+    assert_eq!((requests[2].header("traceparent"), &requests[2].body["traceparent"]), ("", &Value::Null));
 }
 
 #[tokio::test]

@@ -20,6 +20,7 @@ use std::{
 };
 use tokio::{task::JoinHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 use windlass_core::{AttemptId, Event, RunReport, RunStart};
 
 pub(super) struct RunningTurn {
@@ -41,7 +42,7 @@ impl Actor {
         let executor = self.executor.clone().expect("the core starts runs only while an executor is attached");
         let session = SessionHandle::new(Arc::clone(&self.shared), Arc::clone(&self.slot));
         let turn = Turn::new(session, start, self.mailbox.clone());
-        let mut run = Box::pin(run_turn(executor, turn.clone()));
+        let mut run = Box::pin(run_turn(executor, turn.clone()).instrument(log_span(&turn)));
         if std::mem::take(&mut self.at_once)
             && let Some((report, at_once)) = run.as_mut().now_or_never()
         {
@@ -117,6 +118,16 @@ impl Actor {
 
 /// What an executor that is done at once may take: enough to look something up, too little to wait for another thread.
 const AT_ONCE: Duration = Duration::from_micros(10);
+
+/// What an executor logs names its trace, where there is one.
+fn log_span(turn: &Turn) -> tracing::Span {
+    match turn.trace() {
+        Some(trace) => tracing::info_span!(
+            "run", session = %turn.session(), run = %turn.run(), attempt = turn.attempt(), trace_id = %trace.trace_id_hex()
+        ),
+        None => tracing::Span::none(),
+    }
+}
 
 /// What a run came to, and whether it was over at its first poll, within [`AT_ONCE`].
 async fn run_turn(executor: Arc<dyn CoreExecutor>, turn: Turn) -> (RunReport, bool) {

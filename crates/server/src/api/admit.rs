@@ -11,6 +11,7 @@ use crate::{
     problem::{Code, Problem},
     shape,
     state::AppState,
+    trace,
 };
 use axum::{
     Json,
@@ -75,6 +76,7 @@ pub(crate) struct AdmitQuery {
         AdmitQuery,
         ("Idempotency-Key" = Option<windlass_api::schema::Key>, Header, description = "Makes a retry recognisable: 1 to 255 visible ASCII characters, bare or quoted."),
         ("Prefer" = Option<String>, Header, description = "`wait=N`: answer with the outcome if it comes within N seconds, at most 120 (RFC 7240)."),
+        ("traceparent" = Option<String>, Header, description = "The trace that the input is a part of (W3C Trace Context): kept with it, and continued by its runs. One that is not understood is passed over."),
     ),
     request_body(content = NewInput, examples(
         ("prompt" = (value = json!({"kind": "prompt", "text": "hello", "handling_mode": "steer"}))),
@@ -100,6 +102,7 @@ pub(crate) async fn admit(
     let new = read(body)?;
     let mut input = input_of(new)?;
     input.header.idempotency_key = key;
+    input.header.trace = trace::of(&headers);
     if matches!(input.body, InputBody::Peer(_)) {
         principal.may(Scope::PeersSend)?;
     }

@@ -481,6 +481,7 @@ async fn view(state: &AppState, row: InputRow, live: Option<InputState>) -> Resu
         idempotency_key: None,
         supersession_key: None,
         correlation_id: None,
+        traceparent: None,
         decision: None,
         policy_row: None,
         redrive_of: None,
@@ -502,6 +503,7 @@ async fn view(state: &AppState, row: InputRow, live: Option<InputState>) -> Resu
         view.idempotency_key = header.idempotency_key.as_ref().map(|key| key.as_str().to_owned());
         view.supersession_key = header.supersession_key.as_ref().map(|key| key.as_str().to_owned());
         view.correlation_id = header.correlation_id;
+        view.traceparent = header.trace;
         view.decision = Some(accepted.decision.clone());
         view.policy_row = accepted.policy_row;
         view.redrive_of = accepted.redrive_of;

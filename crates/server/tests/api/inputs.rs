@@ -76,6 +76,26 @@ async fn a_retry_hears_the_first_answer_and_another_body_is_a_conflict() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_trace_of_a_request_is_kept_with_its_input_and_a_broken_one_is_passed_over() {
+    let rig = Rig::start().await;
+    rig.session("s").await;
+    let [one, two] = [1, 2].map(|n| format!("00-{n:032x}-00f067aa0ba902b7-01"));
+    for (sent, kept) in [
+        (vec![one.as_str()], json!(one)),
+        (vec![], Value::Null),
+        (vec!["00-of-somebody-else"], Value::Null),
+        (vec![&one, &two], Value::Null),
+    ] {
+        let request = rig.request(Method::POST, "/v1/sessions/s/inputs").json(&json!({"kind": "prompt", "text": "hi"}));
+        let request = sent.iter().fold(request, |request, trace| request.header("traceparent", *trace));
+        let admitted = Answer::to(request).await;
+        assert_eq!(admitted.status, 202, "{admitted:?}");
+        let seen = rig.get(admitted.header("location")).await;
+        assert_eq!(seen.body["traceparent"], kept, "{sent:?}: {seen:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn every_kind_is_admitted_with_the_origin_that_the_server_gives_it() {
     let rig = Rig::start().await;
     rig.session("s").await;
