@@ -29,7 +29,10 @@ use crate::{
     waiters::Waiters,
 };
 use futures_util::FutureExt;
-use std::{pin::Pin, sync::Arc};
+use std::{
+    pin::Pin,
+    sync::{Arc, atomic::Ordering},
+};
 use tokio::{
     sync::{mpsc, oneshot},
     time::{Instant, Sleep},
@@ -118,6 +121,7 @@ enum Looking {
     Watch { input: InputId, waiter: oneshot::Sender<Completion>, reply: Answer<bool> },
     Reported { closed: bool, reply: Answer<Result<(), RunClosed>> },
     Created { made: bool, reply: Answer<bool> },
+    Finished(Answer<()>),
 }
 
 impl Actor {
@@ -249,7 +253,9 @@ impl Actor {
     /// Takes an executor on.
     pub(crate) fn attach(&mut self, executor: Arc<dyn CoreExecutor>, wakes: bool) {
         (self.executor, self.at_once) = (Some(executor), false);
-        self.take_step(Event::Attach { wakes });
+        if !self.shared.finishing.load(Ordering::SeqCst) {
+            self.take_step(Event::Attach { wakes });
+        }
     }
 
     /// Steps one message. Returns the answer to give when asked to leave.
@@ -319,6 +325,10 @@ impl Actor {
             Message::Attach { executor, reply } => self.attach_by_hand(executor, reply),
             Message::Look { reply } => self.looks.push(Looking::Look(reply)),
             Message::Watch { input, waiter, reply } => self.looks.push(Looking::Watch { input, waiter, reply }),
+            Message::FinishRun { reply } => {
+                self.take_step(Event::Detach);
+                self.looks.push(Looking::Finished(reply));
+            }
             Message::Leave { reason, reply } => return Some((reason, reply)),
         }
         None
@@ -481,6 +491,10 @@ impl Actor {
                 Looking::Reported { closed, reply } => {
                     drop(reply.send(Ok(if closed { Err(RunClosed) } else { Ok(()) })));
                 }
+                Looking::Finished(reply) if self.session.current_attempt().is_some() => {
+                    self.looks.push(Looking::Finished(reply));
+                }
+                Looking::Finished(reply) => drop(reply.send(Ok(()))),
             }
         }
         self.shared.drains.observed(&self.shared, self.slot.id, self.session.state());
@@ -631,6 +645,7 @@ impl Actor {
                 Looking::Look(look) => look(Err(error())),
                 Looking::Watch { reply, .. } | Looking::Created { reply, .. } => drop(reply.send(Err(error()))),
                 Looking::Reported { reply, .. } => drop(reply.send(Err(error()))),
+                Looking::Finished(reply) => drop(reply.send(Err(error()))),
             }
         }
     }

@@ -19,7 +19,10 @@ use crate::{
 use futures_util::{StreamExt, stream};
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 use tokio::sync::oneshot;
@@ -182,6 +185,7 @@ impl RuntimeBuilder {
             alarms: Arc::new(Alarms::default()),
             drains: crate::comms::Drains::default(),
             naming: crate::sweep::Naming::default(),
+            finishing: AtomicBool::new(false),
             tasks: TaskTracker::new(),
         });
         tokio::spawn(ring(Arc::downgrade(&shared), Arc::clone(&shared.alarms)));
@@ -353,6 +357,26 @@ impl RuntimeSessionAdapter {
             };
             stream::iter(rows).for_each_concurrent(self.shared.options.resume_parallelism, open).await;
         }
+    }
+
+    /// Begins no run from now on, and returns when none is on: for before [`RuntimeSessionAdapter::shutdown`], with a
+    /// limit. What runs ends as always, and its waiters hear so; everything else is admitted and waits for the next
+    /// runtime. Not to be taken back; a run that its caller pinned is his own and begins all the same.
+    ///
+    /// Cancel-safe: no run begins all the same.
+    pub async fn finish_runs(&self) {
+        // First, so that who is not open below will find it when he is.
+        self.shared.finishing.store(true, Ordering::SeqCst);
+        let slots: Vec<Arc<Slot>> = self.shared.slots().values().cloned().collect();
+        let finish = |slot: Arc<Slot>| async move {
+            let Some(mailbox) = slot.open_mailbox() else { return };
+            let (reply, finished) = oneshot::channel();
+            // Errors say that its owner is gone, and nothing runs then.
+            if mailbox.send(Message::FinishRun { reply }).await.is_ok() {
+                drop(finished.await);
+            }
+        };
+        stream::iter(slots).for_each_concurrent(None, finish).await;
     }
 
     /// Lets go of every session in good order: runs are given until `grace` to return after they are told, nothing new

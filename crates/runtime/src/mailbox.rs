@@ -114,6 +114,10 @@ pub(crate) enum Message {
         reply: Answer<bool>,
     },
     /// Let go in good order and end.
+    /// Begin no other run; answered once none is on.
+    FinishRun {
+        reply: Answer<()>,
+    },
     Leave {
         reason: &'static str,
         reply: Answer<()>,
@@ -148,7 +152,7 @@ impl Message {
             Message::Attach { reply, .. } => tell(reply, error),
             Message::Look { reply, .. } => reply(Err(error)),
             Message::Create { reply, .. } | Message::Watch { reply, .. } => tell(reply, error),
-            Message::Leave { reply, .. } => tell(reply, error),
+            Message::FinishRun { reply } | Message::Leave { reply, .. } => tell(reply, error),
         }
     }
 }

@@ -6,7 +6,7 @@ use crate::{
 };
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, atomic::AtomicBool},
     time::Duration,
 };
 use tokio::sync::Notify;
@@ -30,6 +30,8 @@ pub(crate) struct Shared {
     pub(crate) drains: crate::comms::Drains,
     /// Which blobs must not be forgotten just now.
     pub(crate) naming: crate::sweep::Naming,
+    /// Whether no run is to begin any more.
+    pub(crate) finishing: AtomicBool,
     /// Every task of this adapter; closed at shutdown.
     pub(crate) tasks: TaskTracker,
 }

@@ -347,6 +347,34 @@ async fn shutdown_releases_runs_at_no_cost_and_ends() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn runs_are_finished_and_no_other_begins_whoever_asks() {
+    let rig = Rig::new();
+    let (handle, executor, mut runs) = rig.session().await;
+    let done = accept(&handle, input(1, "a")).await;
+    let run = runs.next().await;
+    let behind = accept(&handle, input(2, "b")).await;
+    let finished = tokio::spawn({
+        let adapter = rig.adapter.clone();
+        async move { adapter.finish_runs().await }
+    });
+    tokio::time::sleep(SECOND).await;
+    assert!(!finished.is_finished(), "a run is on");
+    run.text("A");
+    finished.await.unwrap();
+    assert_eq!(text(done.wait().await), "A");
+    // Not by an executor that is attached, nor in a session that is opened now.
+    rig.adapter.ensure_session_with_executor(session(1), Arc::clone(&executor) as _).await.unwrap();
+    rig.adapter.ensure_session_with_executor(session(2), executor).await.unwrap();
+    rig.adapter.session(session(2)).await.unwrap().accept(input(3, "c")).await.unwrap();
+    assert_eq!(state(&handle, input_id(2)).await, Some(InputState::Queued), "admitted, and kept");
+    tokio::time::sleep(600 * SECOND).await;
+    assert!(runs.started().is_none());
+    rig.adapter.finish_runs().await;
+    rig.adapter.shutdown().await;
+    assert_eq!(behind.wait().await, CompletionOutcome::RuntimeTerminated("runtime shut down".into()));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_destroyed_session_stays_so_until_it_is_deleted() {
     let rig = Rig::new();
     let (handle, executor, _runs) = rig.session().await;

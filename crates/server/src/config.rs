@@ -67,7 +67,7 @@ pub struct ServerConfig {
     /// Origins whose pages may call the server, for example `https://console.example.com`. Its own always may.
     #[config(default = [])]
     pub allowed_origins: Vec<String>,
-    /// How long runs may take to stop when the server is told to.
+    /// How long runs may take to end when the server is told to.
     #[config(default = 30)]
     pub drain_seconds: Seconds,
 }

@@ -116,8 +116,12 @@ impl ServeError {
 const LOST: Duration = Duration::from_secs(30);
 /// How often the store is probed when nobody asks.
 const WATCH: Duration = Duration::from_secs(15);
-/// After the grace time, how long connections may take to end.
+/// After the grace time, how long runs that are stopped and connections may take to end.
 const LAST_WORDS: Duration = Duration::from_secs(4);
+/// How much of that is left to connections, whatever runs do.
+const CONNECTIONS_END: Duration = Duration::from_secs(2);
+/// After that, how long tasks that outlived their request may take.
+const TASKS_END: Duration = Duration::from_millis(500);
 /// How often the uses of tokens are noted.
 const NOTE: Duration = Duration::from_secs(60);
 
@@ -285,23 +289,31 @@ impl Server {
         self.tls.as_ref().map_or(Ok(()), Tls::reload)
     }
 
-    /// Ends in good order: not ready from now on; streams and waits end; runs stop at a boundary or are put back;
-    /// connections end after their request. Takes the grace time and a few seconds at most.
+    /// Ends in good order: not ready from now on; streams end; no run begins, and those that are on may end within the
+    /// grace time, as `server.drain_seconds` says; the others stop at a boundary and are put back; connections end
+    /// after their request. Takes the grace time and five seconds at most.
     pub async fn shutdown(mut self) {
         self.state.begin_draining();
+        let adapter = self.state.adapter();
         let grace = self.state.config().server.drain_seconds.0;
-        if tokio::time::timeout(grace, self.state.adapter().shutdown()).await.is_err() {
+        if tokio::time::timeout(grace, adapter.finish_runs()).await.is_err() {
+            tracing::warn!("some runs did not end in time; they are stopped, and resume at the next start");
+        }
+        let end = Instant::now() + LAST_WORDS;
+        if tokio::time::timeout_at(end - CONNECTIONS_END, adapter.shutdown()).await.is_err() {
             tracing::warn!("some runs did not stop in time; they resume at the next start");
         }
         self.closing.cancel();
         self.connections.close();
-        if tokio::time::timeout(LAST_WORDS, self.connections.wait()).await.is_err() {
+        if tokio::time::timeout_at(end, self.connections.wait()).await.is_err() {
             tracing::warn!("some connections did not end in time and were cut");
         }
         self.killed.cancel();
         self.connections.wait().await;
         self.state.tasks().close();
-        drop(tokio::time::timeout(LAST_WORDS, self.state.tasks().wait()).await);
+        if tokio::time::timeout_at(end + TASKS_END, self.state.tasks().wait()).await.is_err() {
+            tracing::warn!("some work in the background did not end in time and was cut");
+        }
         if let Err(problem) = self.state.tokens().note_uses().await {
             tracing::warn!(%problem, "the last uses of tokens were not noted");
         }

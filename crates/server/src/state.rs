@@ -111,8 +111,8 @@ impl AppState {
         &self.0.tokens
     }
 
-    /// Cancelled when the server begins to shut down: streams end with an event that says so, waits answer what is
-    /// known so far.
+    /// Cancelled when the server begins to shut down: streams end with an event that says so, and so do waits for what
+    /// will not come.
     pub fn closing(&self) -> &CancellationToken {
         &self.0.closing
     }

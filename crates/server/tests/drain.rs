@@ -3,7 +3,7 @@
 use axum::{body::Body, extract::State};
 use futures_util::StreamExt;
 use http::Method;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
     convert::Infallible,
@@ -14,14 +14,21 @@ use tokio::{
     sync::{Notify, oneshot},
     time::timeout,
 };
-use windlass_core::{Input, InputId, SessionId, Timestamp};
+use windlass_agent::config::Agents;
+use windlass_core::SessionId;
 use windlass_runtime::{
-    CompletionOutcome, CoreApplyOutput, CoreExecutor, CoreExecutorError, ExecutorFactory, executor_fn,
+    CoreExecutor, CoreExecutorError, ExecutorFactory,
     memory::MemoryStore,
+    testing::{ManualExecutor, Runs},
 };
-use windlass_server::{AppState, Scope, Server, testing::TestServer};
+use windlass_server::{
+    AppState, Scope, Server, ServerBuilder,
+    config::Seconds,
+    testing::{Answer, TestServer},
+};
 
 const LONG: Duration = Duration::from_secs(10);
+const INPUTS: &str = "/v1/sessions/s/inputs";
 
 /// Gives every session the same executor.
 struct One(Arc<dyn CoreExecutor>);
@@ -33,45 +40,40 @@ impl ExecutorFactory for One {
     }
 }
 
-fn prompt(id: u128) -> Input {
-    Input::prompt(InputId::from_uuid(uuid::Uuid::from_u128(id)), Timestamp::ZERO, "hello")
+/// A server whose runs are in the hands of the test; and a stream that tells of its end.
+fn by_hand(store: &Arc<MemoryStore>, grace: Duration) -> (ServerBuilder, Runs) {
+    let mut config = TestServer::config();
+    config.server.drain_seconds = Seconds(grace);
+    let (executor, runs) = ManualExecutor::new();
+    let agents = Arc::new(Agents::new(BTreeMap::new()).unwrap());
+    let builder = Server::builder(config, Arc::clone(store)).agents(Arc::new(One(executor)), agents);
+    let stream = |State(state): State<AppState>| async move {
+        let closing = state.closing().clone().cancelled_owned();
+        let first = futures_util::stream::iter([Ok::<_, Infallible>("open\n")]);
+        Body::from_stream(first.chain(futures_util::stream::once(async move {
+            closing.await;
+            Ok("closing\n")
+        })))
+    };
+    (builder.routes(move |routes| routes.route(Method::GET, "/stream", Scope::Public, stream)), runs)
+}
+
+/// Sends a prompt and waits for what it comes to.
+fn say(server: &TestServer, text: &str) -> tokio::task::JoinHandle<Answer> {
+    let request = server.request(Method::POST, &format!("{INPUTS}?create=true")).header("prefer", "wait=20");
+    tokio::spawn(Answer::to(request.json(&json!({ "kind": "prompt", "text": text }))))
 }
 
 #[tokio::test]
 async fn streams_end_and_nothing_new_is_taken_while_a_run_is_given_its_time() {
     let store = Arc::new(MemoryStore::new());
-    let (started, begun) = oneshot::channel();
-    let started = Arc::new(Mutex::new(Some(started)));
-    let release = Arc::new(Notify::new());
-    let stubborn = executor_fn({
-        let release = Arc::clone(&release);
-        move |_| {
-            let (started, release) = (started.lock().unwrap().take(), Arc::clone(&release));
-            async move {
-                started.map(|started| started.send(()));
-                release.notified().await;
-                Err(CoreExecutorError::retryable("told to stop"))
-            }
-        }
-    });
-    let stubborn: Arc<dyn ExecutorFactory> = Arc::new(One(Arc::new(stubborn)));
-    let catalog = Arc::new(windlass_agent::config::Agents::new(BTreeMap::new()).unwrap());
-    let builder =
-        Server::builder(TestServer::config(), Arc::clone(&store)).agents(stubborn, catalog).routes(|routes| {
-            routes.route(Method::GET, "/stream", Scope::Public, |State(state): State<AppState>| async move {
-                let closing = state.closing().clone().cancelled_owned();
-                let first = futures_util::stream::iter([Ok::<_, Infallible>("open\n")]);
-                Body::from_stream(first.chain(futures_util::stream::once(async move {
-                    closing.await;
-                    Ok("closing\n")
-                })))
-            })
-        });
+    let (builder, mut runs) = by_hand(&store, LONG);
     let server = TestServer::with(builder).await;
-    let id = SessionId::from_uuid(uuid::Uuid::from_u128(1));
-    let session = server.server().state().adapter().create_session(id, None).await.unwrap();
-    session.accept(prompt(1)).await.unwrap();
-    timeout(LONG, begun).await.expect("the run starts").unwrap();
+    let said = say(&server, "one");
+    let run = timeout(LONG, runs.next()).await.expect("the run starts");
+    let behind = say(&server, "two");
+    let waiting = async { while server.get(INPUTS).await.body["items"].as_array().unwrap().len() < 2 {} };
+    timeout(LONG, waiting).await.expect("the second is admitted");
     let mut streams = Vec::new();
     for _ in 0..100 {
         let stream = server.request(Method::GET, "/stream").send().await.expect("a stream");
@@ -98,21 +100,45 @@ async fn streams_end_and_nothing_new_is_taken_while_a_run_is_given_its_time() {
         assert_eq!(last, "closing\n");
         assert!(stream.next().await.is_none(), "and whole");
     }
-    assert!(!ended.is_finished(), "the run has its time");
-    release.notify_one();
+    let behind = timeout(LONG, behind).await.expect("who waits for no run hears at once").unwrap();
+    assert_eq!((behind.status, &behind.body["state"]), (202, &json!("queued")), "{behind:?}");
+    assert!(!ended.is_finished() && !said.is_finished(), "the run has its time");
+    run.text("done");
+    let said = timeout(LONG, said).await.expect("who waits for the run hears of its end").unwrap();
+    assert_eq!((said.status, &said.body["result"]["text"]), (200, &json!("done")), "{said:?}");
     timeout(LONG, ended).await.expect("then the server ends").unwrap();
+    assert!(runs.started().is_none(), "no other run was begun");
     assert!(client.get(format!("{url}/livez")).send().await.is_err(), "nobody listens");
 
     // What was accepted goes on with the next one, under the same id.
-    let echo: Arc<dyn ExecutorFactory> =
-        Arc::new(One(Arc::new(executor_fn(|_| async { Ok(CoreApplyOutput::text("done")) }))));
-    let catalog = Arc::new(windlass_agent::config::Agents::new(BTreeMap::new()).unwrap());
-    let next = Server::builder(TestServer::config(), store).agents(echo, catalog).start().await.unwrap();
-    let session = next.state().adapter().session(id).await.unwrap();
-    let input = windlass_runtime::store::InputRef::Id(InputId::from_uuid(uuid::Uuid::from_u128(1)));
-    let outcome = timeout(LONG, session.completion(input).await.unwrap().wait()).await.expect("it ends");
-    let CompletionOutcome::Completed(result) = outcome else { panic!("{outcome:?}") };
-    assert_eq!(result.text, "done");
+    let (builder, mut runs) = by_hand(&store, LONG);
+    let next = TestServer::with(builder).await;
+    timeout(LONG, runs.next()).await.expect("it runs without being called").text("done too");
+    let waited = next.get(&format!("{INPUTS}/{}/wait", behind.body["id"].as_str().unwrap())).await;
+    assert_eq!((waited.status, &waited.body["result"]["text"]), (200, &json!("done too")), "{waited:?}");
+}
+
+#[tokio::test]
+async fn a_run_that_takes_longer_than_the_grace_time_is_put_back_at_no_cost() {
+    let store = Arc::new(MemoryStore::new());
+    let (builder, mut runs) = by_hand(&store, Duration::from_millis(100));
+    let server = TestServer::with(builder).await;
+    let said = say(&server, "one");
+    let _run = timeout(LONG, runs.next()).await.expect("the run starts");
+    timeout(LONG, server.into_server().shutdown()).await.expect("the server ends all the same");
+    let said = timeout(LONG, said).await.expect("and answers").unwrap();
+    assert_eq!((said.status, &said.body["result"]), (202, &Value::Null), "{said:?}");
+
+    let (builder, mut runs) = by_hand(&store, LONG);
+    let next = TestServer::with(builder).await;
+    timeout(LONG, runs.next()).await.expect("it runs again without being called").text("done");
+    let waited = next.get(&format!("{INPUTS}/{}/wait", said.body["id"].as_str().unwrap())).await;
+    assert_eq!((waited.status, &waited.body["result"]["text"]), (200, &json!("done")), "{waited:?}");
+    let journal = next.get("/v1/sessions/s/journal?limit=500").await;
+    let ends: Vec<_> =
+        journal.body["items"].as_array().unwrap().iter().map(|entry| &entry["record"]["run_ended"]["end"]).collect();
+    let released = ends.iter().filter(|end| end.get("released").is_some()).count();
+    assert_eq!(released, 1, "{ends:?}");
 }
 
 #[tokio::test]

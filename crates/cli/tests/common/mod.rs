@@ -112,8 +112,13 @@ impl Served {
 
     /// Starts a server at this address, with these flags, and waits until it is ready.
     pub(crate) fn listening(dir: &Path, listen: &str, flags: &[&str]) -> Served {
+        Served::by(dir, windlass(dir).args(["serve", "--listen", listen]).args(flags))
+    }
+
+    /// Starts a server on this folder by a command, and waits until it is ready.
+    pub(crate) fn by(dir: &Path, command: &mut Command) -> Served {
         let begun = Instant::now();
-        let mut child = windlass(dir).args(["serve", "--listen", listen]).args(flags).spawn().expect("the binary runs");
+        let mut child = command.spawn().expect("the binary runs");
         let mut log = child.stderr.take().expect("a pipe");
         // Whoever is not read from stops at a full pipe.
         let log = std::thread::spawn(move || {
@@ -154,10 +159,20 @@ impl Served {
         self.child.wait().expect("it is ours");
     }
 
-    /// Asks it to end, and says with which code it did.
-    pub(crate) fn terminated(mut self) -> Option<i32> {
-        signal(self.child.id(), "TERM");
+    /// Sends it a signal by name.
+    pub(crate) fn signal(&self, name: &str) {
+        signal(self.child.id(), name);
+    }
+
+    /// Waits for its end, and says with which code it did.
+    pub(crate) fn ended(mut self) -> Option<i32> {
         self.child.wait().expect("it is ours").code()
+    }
+
+    /// Asks it to end, and says with which code it did.
+    pub(crate) fn terminated(self) -> Option<i32> {
+        self.signal("TERM");
+        self.ended()
     }
 }
 

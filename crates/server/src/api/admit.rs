@@ -189,9 +189,8 @@ async fn with_result(
             Err(_) => return admitted,
         },
     };
-    let Ok(Some(result)) = inputs::finish(state, session, completion, limit).await else { return admitted };
-    match session.input_state(admitted.id).await {
-        Ok(Some(state)) => Admitted { result: Some(result), state, ..admitted },
+    match inputs::finish(state, session, completion, limit).await {
+        Ok(Some((result, state))) => Admitted { result: Some(result), state, ..admitted },
         Ok(None) | Err(_) => admitted,
     }
 }

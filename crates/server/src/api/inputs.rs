@@ -194,11 +194,20 @@ pub(crate) async fn wait(
     let input = reach::id(&input, "an input")?;
     let place = state.api().waits.take(&principal)?;
     let completion = session.completion(InputRef::Id(input)).await.map_err(no_input)?;
-    let result = finish(&state, &session, completion, limit).await?;
+    let ended = finish(&state, &session, completion, limit).await?;
     drop(place);
-    let now = session.input_state(input).await?.unwrap_or(InputState::Consumed);
-    let status = if result.is_some() { StatusCode::OK } else { StatusCode::ACCEPTED };
-    Ok((status, Json(Waited { id: input, session: session.id(), state: now, result })).into_response())
+    let session_id = session.id();
+    Ok(match ended {
+        Some((result, now)) => {
+            let waited = Waited { id: input, session: session_id, state: now, result: Some(result) };
+            (StatusCode::OK, Json(waited)).into_response()
+        }
+        None => {
+            let now = session.input_state(input).await?.unwrap_or(InputState::Consumed);
+            let waited = Waited { id: input, session: session_id, state: now, result: None };
+            (StatusCode::ACCEPTED, Json(waited)).into_response()
+        }
+    })
 }
 
 fn no_input(error: windlass_runtime::WaitError) -> Problem {
@@ -214,30 +223,43 @@ fn absent() -> Problem {
 
 /// Waits for an end, at most so long. None: it is not over yet.
 ///
-/// A server that shuts down answers `draining`, and whoever waits asks the next one.
+/// A server that shuts down waits for the run that is on, as long as it has; whoever waits for anything else hears
+/// `draining`, and asks the next server.
 pub(super) async fn finish(
     state: &AppState,
     session: &SessionHandle,
     completion: CompletionHandle,
     limit: Duration,
-) -> Result<Option<Completion>, Problem> {
+) -> Result<Option<(Completion, InputState)>, Problem> {
     let input = completion.input();
     let heard = tokio::select! {
         biased;
         heard = completion.wait_full() => heard,
-        () = state.closing().cancelled() => return Err(draining()),
+        () = left_waiting(state, session, input) => return Err(draining()),
         () = tokio::time::sleep(limit) => return Ok(None),
     };
     // The journal says it in full, and whether it is true of the input or only of this process.
     let told_of = heard.via.unwrap_or(input);
-    match session.outcome(&InputRef::Id(told_of)).await {
-        Ok(Some(outcome)) => Ok(Some(Completion { by: heard.via, ..completion_of(&outcome) })),
-        Ok(None) => match heard.outcome {
-            CompletionOutcome::RuntimeTerminated(_) if state.closing().is_cancelled() => Err(draining()),
-            CompletionOutcome::RuntimeTerminated(_) => Ok(None),
-            outcome => Ok(Some(Completion { by: heard.via, ..completion_heard(&outcome) })),
-        },
-        Err(error) => Err(error.into()),
+    let outcome = session.outcome(&InputRef::Id(told_of)).await?;
+    let completion = match (&outcome, &heard.outcome) {
+        (Some(outcome), _) => completion_of(outcome),
+        (None, CompletionOutcome::RuntimeTerminated(_)) if state.closing().is_cancelled() => return Err(draining()),
+        (None, CompletionOutcome::RuntimeTerminated(_)) => return Ok(None),
+        (None, outcome) => completion_heard(outcome),
+    };
+    let ended = match (heard.via, outcome) {
+        (Some(_), _) => InputState::Coalesced,
+        (None, Some(outcome)) => outcome.state(),
+        (None, None) => session.input_state(input).await?.unwrap_or(InputState::Consumed),
+    };
+    Ok(Some((Completion { by: heard.via.or(completion.by), ..completion }, ended)))
+}
+
+/// Returns when the server shuts down, unless the input is in the run that is on.
+async fn left_waiting(state: &AppState, session: &SessionHandle, input: InputId) {
+    state.closing().cancelled().await;
+    if let Ok(Some(InputState::Staged | InputState::AppliedPendingConsumption)) = session.input_state(input).await {
+        std::future::pending::<()>().await;
     }
 }
 
