@@ -4,7 +4,7 @@ use crate::{
     provider::{BOTH, Provider, Script, Speaks},
     rig::{Bench, answers_in, config, deltas, told},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use windlass_agent::llm::{Compaction, LlmConfig, LlmDeps};
 
 #[tokio::test]
@@ -89,4 +89,35 @@ async fn a_conversation_that_is_too_long_for_the_model_is_summarised_and_asked_a
     }
     let outcome = bench.say("and again").await;
     assert!(format!("{outcome:?}").contains("context_overflow"), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn what_is_too_long_to_be_summarised_is_cut_until_it_is_not() {
+    let too_long = json!({ "error": { "code": "context_length_exceeded", "message": "too long" } }).to_string();
+    let compaction = Some(Compaction { at_tokens: 600, keep_messages: 8 });
+    // Where nothing says how much is too much, the model does.
+    for (speaks, compaction, asked_for_summaries) in
+        [(Speaks::Openai, None, 2), (Speaks::Anthropic, None, 2), (Speaks::Openai, compaction, 1)]
+    {
+        let too_long = too_long.clone();
+        let asks_for_summary = |body: &Value| body.to_string().contains("You summarise");
+        let provider = Provider::answering(move |_, body| match body["messages"].to_string().len() {
+            4_000.. if body["model"] == "small" => Script::page(400, "application/json", &too_long),
+            _ => speaks.says(&[if asks_for_summary(body) { "They talked of tea." } else { "ok" }]),
+        })
+        .await;
+        let large = config(speaks, &provider);
+        let bench = Bench::new(&large).await;
+        for said in [&"tea ".repeat(150); 10].into_iter().chain([&"tea".to_owned(); 4]) {
+            bench.hear(said).await;
+        }
+        // Another model goes on, of which the conversation is too much already.
+        let small = LlmConfig { model: "small".into(), compaction, ..large };
+        let bench = bench.restarted(&small, LlmDeps::default()).await;
+        assert_eq!(bench.hear("and now?").await, "ok", "{speaks:?}");
+        let summaries = provider.bodies().into_iter().filter(asks_for_summary).count();
+        assert_eq!(summaries, asked_for_summaries, "{speaks:?}");
+        let last = told(provider.bodies().last().expect("asked"));
+        assert!(last[0].ends_with("They talked of tea."), "{speaks:?}: {last:?}");
+    }
 }
