@@ -5,11 +5,20 @@ use crate::{
     rig::{Bench, config, deltas, folder, gone, input_id, told, with_tools, written},
 };
 use serde_json::{Value, json};
-use std::{fs, sync::Arc};
+use std::{fs, sync::Arc, time::Duration};
 use tokio::sync::Notify;
 use windlass_agent::llm::{LlmConfig, LlmDeps};
-use windlass_core::{BlobId, CancelOutcome, ContentBlock, Disposition, HandlingMode, Input, MediaSource, Timestamp};
-use windlass_runtime::{CompletionOutcome, memory::MemoryStore, object_blobs::ObjectBlobs};
+use windlass_core::{
+    BlobId, CancelOutcome, ContentBlock, Continuation, Disposition, HandlingMode, Input, InputBody, InputOrigin,
+    MediaSource, Timestamp,
+};
+use windlass_runtime::{
+    CompletionOutcome,
+    memory::MemoryStore,
+    object_blobs::ObjectBlobs,
+    store::{InputRef, Store},
+    testing::faulty_store::{Call, Fault, FaultyStore},
+};
 
 #[tokio::test]
 async fn a_conversation_with_tools_goes_to_its_end_and_on_after_a_restart() {
@@ -191,6 +200,129 @@ async fn structured_answers_are_repaired_so_often_and_no_more() {
             "{outcome:?}"
         );
         assert_eq!(provider.count(), 3, "one answer and two repairs");
+    }
+}
+
+#[tokio::test]
+async fn repairs_count_over_tools_and_steps_and_anew_with_each_run() {
+    let schema = json!({ "type": "object", "required": ["n"] });
+    for speaks in BOTH {
+        // It looks something up between two wrong answers.
+        let provider = Provider::answering(move |number, _| match number % 2 {
+            0 => speaks.says(&["no"]),
+            _ => speaks.calls(&[("c", "list_files", "{}")]),
+        })
+        .await;
+        let folder = folder();
+        let config = LlmConfig {
+            schema: Some(schema.clone()),
+            schema_repairs: 1,
+            ..with_tools(speaks, &provider, folder.path(), &["list_files"])
+        };
+        let bench = Bench::new(&config).await;
+        let outcome = bench.say("how many?").await;
+        assert!(format!("{outcome:?}").contains("structured_output_invalid: after 1 repairs"), "{outcome:?}");
+        assert_eq!(provider.count(), 3, "{speaks:?}: wrong, looked up, wrong");
+
+        // Cut off after a repair, which is not held against the next run.
+        let gate = Arc::new(Notify::new());
+        let stuck = Script { frames: vec![Frame::Gate(Arc::clone(&gate))], ..speaks.says(&[]) };
+        let provider = Provider::scripted([speaks.says(&["no"]), stuck]).await;
+        let config = LlmConfig { base_url: Some(speaks.base(&provider)), ..config };
+        let bench = Bench::new(&config).await;
+        let cut = bench.offer("how many?", HandlingMode::Queue).await;
+        provider.heard(2).await;
+        bench.session.cancel(None, "enough", Disposition::Drop).await.expect("an answer");
+        cut.wait().await;
+        provider.then(speaks.says(&["no"]));
+        provider.then(speaks.says(&[r#"{"n":1}"#]));
+        assert_eq!(bench.hear("and now?").await, r#"{"n":1}"#, "{speaks:?}");
+    }
+}
+
+#[tokio::test]
+async fn steering_that_says_nothing_leaves_the_answer_as_it_is() {
+    for speaks in BOTH {
+        let gate = Arc::new(Notify::new());
+        let provider = Provider::scripted([speaks.says(&[r#"{"n":1}"#]).gated(1, &gate)]).await;
+        let config = LlmConfig { schema: Some(json!({ "type": "object" })), ..config(speaks, &provider) };
+        let bench = Bench::new(&config).await;
+        let done = bench.offer("go", HandlingMode::Queue).await;
+        provider.heard(1).await;
+        let nothing = Continuation {
+            reason: "carry on".into(),
+            handling_mode: HandlingMode::Steer,
+            request_id: None,
+            notices: Vec::new(),
+        };
+        let body = InputBody::Continuation(nothing);
+        let steered = bench.give(Input::durable(input_id(), Timestamp::ZERO, InputOrigin::System, body)).await;
+        gate.notify_one();
+        for completion in [done, steered] {
+            match completion.wait().await {
+                CompletionOutcome::Completed(result) => assert_eq!(result.structured, Some(json!({ "n": 1 }))),
+                other => panic!("{speaks:?}: {other:?}"),
+            }
+        }
+        assert_eq!((provider.count(), bench.answers().await), (1, 1));
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_is_committed_is_judged_the_same_by_whoever_resumes() {
+    let schema = Some(json!({ "type": "object" }));
+    let speaks = Speaks::Openai;
+    let mut filtered = speaks.events(&[], &[]);
+    filtered[1]["choices"][0]["finish_reason"] = "content_filter".into();
+    let filtered = || Script::stream(filtered.iter().map(|event| speaks.frame(event)).collect());
+    for (answer, schema, expected) in [
+        (speaks.says(&["no"]), schema, "structured_output_invalid: after 0 repairs"),
+        (filtered(), None, "answer_filtered: "),
+    ] {
+        let gate = Arc::new(Notify::new());
+        let provider = Provider::scripted([answer.gated(1, &gate)]).await;
+        let faults = Arc::new(FaultyStore::new(Arc::new(MemoryStore::new())));
+        let config = LlmConfig { schema, schema_repairs: 0, ..config(speaks, &provider) };
+        let bench = Bench::over(Arc::clone(&faults) as Arc<dyn Store>, &config, LlmDeps::default()).await;
+        let id = input_id();
+        drop(bench.give(Input::prompt(id, Timestamp::ZERO, "go")).await);
+        provider.heard(1).await;
+        // The answer will be committed, and what it comes to will not.
+        faults.fail(Call::Append, 2, Fault::Full);
+        gate.notify_one();
+        let failed = tokio::time::timeout(Duration::from_secs(30), async {
+            loop {
+                let waiting = bench.session.completion(InputRef::Id(id)).await;
+                match waiting.expect("it is known").wait().await {
+                    CompletionOutcome::Failed { error, .. } => return error,
+                    // Whoever waits while the store fails hears of that.
+                    CompletionOutcome::RuntimeTerminated(_) => tokio::task::yield_now().await,
+                    other => panic!("{other:?}"),
+                }
+            }
+        });
+        let error = failed.await.expect("it ends");
+        assert!(error.starts_with(expected), "{error}");
+        assert_eq!((provider.count(), bench.answers().await), (1, 1));
+    }
+}
+
+#[tokio::test]
+async fn an_answer_calls_so_many_tools_and_no_more() {
+    for speaks in BOTH {
+        let folder = folder();
+        let ids: Vec<String> = (0..5).map(|at| format!("c{at}")).collect();
+        let calls: Vec<(&str, &str, &str)> = ids.iter().map(|id| (id.as_str(), "list_files", "{}")).collect();
+        let provider = Provider::scripted([speaks.calls(&calls), speaks.says(&["ok"])]).await;
+        let mut config = with_tools(speaks, &provider, folder.path(), &["list_files"]);
+        config.tools.calls_per_answer = 3;
+        let bench = Bench::new(&config).await;
+        assert_eq!(bench.hear("go").await, "ok");
+        let results = told(&provider.bodies()[1]).split_off(6);
+        let refused = "too_many_calls: an answer may call 3 tools; this one was not called: call it in another answer";
+        let refused = ["c3", "c4"].map(|id| format!("result {id}: {refused}"));
+        let made = ["c0", "c1", "c2"].map(|id| format!("result {id}: (empty)"));
+        assert_eq!(results, [&made[..], &refused].concat(), "{speaks:?}");
     }
 }
 
