@@ -1,11 +1,6 @@
 //! `windlass config`: what is configured, by what, and is it right?
 
-use crate::{
-    failure::Failure,
-    output::{self, Format},
-    serve::Settings,
-    settings,
-};
+use crate::{failure::Failure, output, serve::Settings, settings};
 use windlass_server::Config;
 
 /// Show, check and begin a configuration
@@ -25,8 +20,9 @@ pub(crate) enum Verb {
 pub(crate) struct Show {
     #[command(flatten)]
     settings: Settings,
-    #[command(flatten)]
-    format: Format,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
 }
 
 pub(crate) fn run(verb: &Verb) -> Result<(), Failure> {
@@ -34,7 +30,10 @@ pub(crate) fn run(verb: &Verb) -> Result<(), Failure> {
         Verb::Template => output::text(&format!("{}\n{}", Config::template().trim_end(), PROFILES)),
         Verb::Show(args) => {
             let shown = args.settings.config()?;
-            args.format.tell(&shown, |shown| output::text(&toml::to_string(shown).map_err(Failure::failed)?))
+            if args.json {
+                return output::document(&shown);
+            }
+            output::text(&toml::to_string(&shown).map_err(Failure::failed)?)
         }
         Verb::Check(args) => {
             args.config()?;

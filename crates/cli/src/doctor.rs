@@ -3,10 +3,10 @@
 //! Looks and changes nothing that is kept; its only writing is a small file beside the store, which it removes.
 
 use crate::{
-    arguments::block_on,
+    arguments::ask,
     connection::Connection,
     failure::{Exit, Failure},
-    output::{self, Format},
+    output,
     serve::Settings,
 };
 use serde::Serialize;
@@ -24,8 +24,9 @@ pub(crate) struct Args {
     settings: Settings,
     #[command(flatten)]
     server: Server,
-    #[command(flatten)]
-    format: Format,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
 }
 
 /// Which server; the configuration file is that of the settings.
@@ -86,18 +87,21 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     }
     findings.push(server(args)?);
     let all_is_well = findings.iter().all(|finding| finding.state != State::Wrong);
-    let document = Document { ok: all_is_well, findings: &findings };
-    args.format.tell(&document, |document| document.findings.iter().try_for_each(tell))?;
+    if args.json {
+        output::document(&Document { ok: all_is_well, findings: &findings })?;
+    } else {
+        findings.iter().try_for_each(tell)?;
+    }
     if all_is_well { Ok(()) } else { Err(Failure::silent(Exit::Failed)) }
 }
 
 fn tell(finding: &Finding) -> Result<(), Failure> {
-    let (style, mark) = match finding.state {
-        State::Ok => (output::GOOD, "ok   "),
-        State::Note => (output::NOTE, "note "),
-        State::Wrong => (output::WRONG, "WRONG"),
+    let mark = match finding.state {
+        State::Ok => "ok   ",
+        State::Note => "note ",
+        State::Wrong => "WRONG",
     };
-    output::line(format_args!("{style}{mark}{style:#} {}: {}", finding.name, finding.detail))?;
+    output::line(format_args!("{mark} {}: {}", finding.name, finding.detail))?;
     match &finding.hint {
         Some(hint) => output::line(format_args!("      try: {hint}")),
         None => Ok(()),
@@ -183,7 +187,7 @@ fn server(args: &Args) -> Result<Finding, Failure> {
         Ok(client) => client,
         Err(failure) => return Ok(wrong("server", &failure)),
     };
-    block_on(async {
+    ask(async {
         let ready = match client.ready().await {
             Ok(_) => client.version().await,
             Err(error) => Err(error),

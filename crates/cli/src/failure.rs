@@ -2,7 +2,6 @@
 //!
 //! `error: …` and `  try: …` on standard error, and an exit code from one table.
 
-use crate::output;
 use std::{fmt, io, process::ExitCode};
 use windlass::{RejectReason, SessionError, StoreError, WaitError};
 use windlass_client::ClientError;
@@ -112,10 +111,9 @@ impl Failure {
     }
 
     fn write(&self, to: &mut impl io::Write) -> io::Result<()> {
-        let (wrong, note) = (output::WRONG, output::NOTE);
-        writeln!(to, "{wrong}error:{wrong:#} {}", self.message)?;
+        writeln!(to, "error: {}", self.message)?;
         match &self.hint {
-            Some(hint) => writeln!(to, "  {note}try:{note:#} {hint}"),
+            Some(hint) => writeln!(to, "  try: {hint}"),
             None => Ok(()),
         }
     }

@@ -1,14 +1,19 @@
 //! `windlass health`: is the server ready to accept?
 
-use crate::{arguments::Ask, failure::Failure};
+use crate::{arguments::ask, connection::Connection, failure::Failure, output};
 
 /// Ask whether the server is ready, which it proves by a commit; for health checks of containers
 #[derive(clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
-    ask: Ask,
+    connection: Connection,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
-    args.ask.tell(async |client| client.ready().await)
+    let client = args.connection.client()?;
+    let ready = ask(async { Ok(client.ready().await?) })?;
+    if args.json { output::document(&ready) } else { output::fields(&ready) }
 }

@@ -4,8 +4,7 @@
 
 use crate::{
     failure::Failure,
-    notation,
-    output::{self, Format},
+    notation, output,
     place::{Place, session_id},
 };
 use serde::Serialize;
@@ -25,8 +24,9 @@ pub(crate) struct Args {
     after: u64,
     #[command(flatten)]
     place: Place,
-    #[command(flatten)]
-    format: Format,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Serialize)]
@@ -48,19 +48,19 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
             let (pruned, page) = page(&store, session, after).await?;
             if pruned > Seq::ZERO {
                 document.pruned = pruned;
-                if args.format.is_text() {
+                if !args.json {
                     output::note(format!("entries up to {pruned} are no longer kept"));
                 }
             }
             let Some(last) = page.last() else { break };
             after = last.seq;
-            if args.format.is_text() {
-                page.iter().try_for_each(|entry| output::line(notation::entry(entry)))?;
-            } else {
+            if args.json {
                 document.entries.extend(page);
+            } else {
+                page.iter().try_for_each(|entry| output::line(notation::entry(entry)))?;
             }
         }
-        args.format.tell(&document, |_| Ok(()))
+        if args.json { output::document(&document) } else { Ok(()) }
     })
 }
 

@@ -32,7 +32,6 @@ mod verify;
 mod version;
 mod wakes;
 
-use arguments::{Listing, OfInput, OfSession};
 use clap::{Parser, Subcommand};
 use failure::Failure;
 use std::process::ExitCode;
@@ -41,8 +40,6 @@ use std::process::ExitCode;
 #[derive(Parser)]
 #[command(name = "windlass", version, after_help = failure::EXIT_CODES)]
 struct Cli {
-    #[command(flatten)]
-    manner: output::Manner,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -57,28 +54,27 @@ enum Verb {
     Tail(tail::Args),
     Explain(explain::Args),
     /// Take an input back that does not run yet
-    Withdraw(OfInput),
+    Withdraw(inputs::One),
     Interrupt(control::InterruptArgs),
     /// Keep inputs, do not run them
-    Hold(OfSession),
+    Hold(control::Args),
     /// Run them again
-    Release(OfSession),
+    Release(control::Args),
     /// Take nothing new, run what is there
-    Retire(OfSession),
+    Retire(control::Args),
     /// Keep everything, and make what waits due
-    Recycle(OfSession),
+    Recycle(control::Args),
     Reset(control::ResetArgs),
     /// Read the journal again and compare
-    Recover(OfSession),
+    Recover(control::Args),
     /// End what runs and waits; a new registration revives the session
-    Stop(OfSession),
+    Stop(control::Args),
     /// End the session for ever; `sessions rm` removes what is left
-    Destroy(OfSession),
+    Destroy(control::Args),
     Ops(operations::Args),
-    /// Listing the dead letters of all sessions
-    Dead(Listing),
+    Dead(inputs::Dead),
     /// Try a dead letter anew; twice is once
-    Redrive(OfInput),
+    Redrive(inputs::One),
     #[command(subcommand)]
     Agents(agents::Verb),
     #[command(subcommand)]
@@ -103,7 +99,6 @@ enum Verb {
 }
 
 fn main() -> ExitCode {
-    completion::answer();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(usage) => {
@@ -112,7 +107,6 @@ fn main() -> ExitCode {
             return ExitCode::from(u8::try_from(usage.exit_code()).unwrap_or(2));
         }
     };
-    cli.manner.set();
     // A server logs as it is configured to; everything else tells only what is wrong.
     let logged = if matches!(cli.verb, Verb::Serve(_)) { Ok(()) } else { log() };
     let done = logged.and_then(|()| run(cli.verb));

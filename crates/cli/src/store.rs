@@ -1,9 +1,9 @@
 //! `windlass backup` and `windlass restore`: how does a store get to safety, and back?
 
 use crate::{
-    arguments::block_on,
+    arguments::ask,
     failure::{Exit, Failure},
-    output::{self, Format},
+    output,
     place::Place,
 };
 use std::path::PathBuf;
@@ -16,8 +16,9 @@ pub(crate) struct Backup {
     to: PathBuf,
     #[command(flatten)]
     place: Place,
-    #[command(flatten)]
-    format: Format,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
 }
 
 /// Put a backup in the place of the store, while no server runs
@@ -30,14 +31,15 @@ pub(crate) struct Restore {
     overwrite: bool,
     #[command(flatten)]
     place: Place,
-    #[command(flatten)]
-    format: Format,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
 }
 
 pub(crate) fn backup(args: &Backup) -> Result<(), Failure> {
     let file = args.place.existing_store()?;
-    let report = block_on(async { Ok(SqliteStore::open_read_only(file)?.backup(&args.to).await?) })?;
-    args.format.tell(&report, |report| output::line(report))
+    let report = ask(async { Ok(SqliteStore::open_read_only(file)?.backup(&args.to).await?) })?;
+    if args.json { output::document(&report) } else { output::line(&report) }
 }
 
 pub(crate) fn restore(args: &Restore) -> Result<(), Failure> {
@@ -50,5 +52,5 @@ pub(crate) fn restore(args: &Restore) -> Result<(), Failure> {
         return Err(Failure::new(Exit::Conflict, message).hint("--overwrite, or another --dir"));
     }
     let report = sqlite::restore(&args.from, &file, args.overwrite)?;
-    args.format.tell(&report, |report| output::line(report))
+    if args.json { output::document(&report) } else { output::line(&report) }
 }

@@ -1,6 +1,6 @@
 //! `windlass tail`: what is happening in these sessions, now?
 
-use crate::{arguments::Ask, completion, failure::Failure, notation, output};
+use crate::{arguments::ask, connection::Connection, failure::Failure, notation, output};
 use windlass::{Entry, Record, Seq, Timestamp};
 use windlass_client::{Event, Follow, api};
 
@@ -8,7 +8,7 @@ use windlass_client::{Event, Follow, api};
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// The sessions: ids or names
-    #[arg(required = true, add = completion::sessions())]
+    #[arg(required = true)]
     session: Vec<String>,
     /// Begin after this position: 0 for the beginning, or what a tail before said with --json
     /// [default: one session now, several at their beginning]
@@ -21,11 +21,15 @@ pub(crate) struct Args {
     #[arg(long)]
     no_progress: bool,
     #[command(flatten)]
-    ask: Ask,
+    connection: Connection,
+    /// Print one JSON document a line
+    #[arg(long)]
+    json: bool,
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
-    args.ask.of(async |client| {
+    let client = args.connection.client()?;
+    ask(async {
         let mut follow = Follow::sessions(&args.session);
         match (&args.after, args.session.as_slice()) {
             (Some(position), _) => follow = follow.after(position),
@@ -40,9 +44,9 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         while left > 0 {
             let Some(event) = events.next().await? else { break };
             left -= u64::from(matches!(event, Event::Entry(_)));
-            args.ask.format.item(&event, |event| tell(event, args.session.len() > 1))?;
+            if args.json { output::item(&event) } else { tell(&event, args.session.len() > 1) }?;
         }
-        Ok::<_, Failure>(())
+        Ok(())
     })
 }
 

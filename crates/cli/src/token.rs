@@ -4,10 +4,10 @@
 //! first token can be made before anybody listens.
 
 use crate::{
-    arguments::{Paged, block_on, duration},
+    arguments::{ask, duration, more},
     connection::Connection,
     failure::{Exit, Failure},
-    output::{self, Format},
+    output,
     place::Place,
 };
 use std::{sync::Arc, time::Duration};
@@ -53,7 +53,7 @@ pub(crate) struct Create {
 #[derive(clap::Args)]
 pub(crate) struct Ls {
     #[command(flatten)]
-    page: Paged,
+    page: crate::arguments::Page,
     #[command(flatten)]
     at: At,
 }
@@ -73,8 +73,9 @@ struct At {
     place: Place,
     #[command(flatten)]
     connection: Connection,
-    #[command(flatten)]
-    format: Format,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
 }
 
 /// Where the tokens are reached.
@@ -107,14 +108,15 @@ impl At {
 pub(crate) fn run(verb: &Verb) -> Result<(), Failure> {
     match verb {
         Verb::Create(args) => {
-            let made = block_on(create(args))?;
-            args.at.format.tell(&made, |made| {
-                output::note(format!("token {}, shown this once; keep it where others cannot read it", made.view.id));
-                output::line(&made.token)
-            })
+            let made = ask(create(args))?;
+            if args.at.json {
+                return output::document(&made);
+            }
+            output::note(format!("token {}, shown this once; keep it where others cannot read it", made.view.id));
+            output::line(&made.token)
         }
         Verb::Ls(args) => list(args),
-        Verb::Revoke(args) => block_on(revoke(args)),
+        Verb::Revoke(args) => ask(revoke(args)),
     }
 }
 
@@ -152,7 +154,7 @@ async fn create(args: &Create) -> Result<CreatedToken, Failure> {
 }
 
 fn list(args: &Ls) -> Result<(), Failure> {
-    let page = block_on(async {
+    let page = ask(async {
         match args.at.reach().await? {
             Reached::Server(client) => Ok(client.tokens(&args.page.paging()).await?),
             Reached::Store(tokens) => {
@@ -168,6 +170,9 @@ fn list(args: &Ls) -> Result<(), Failure> {
             }
         }
     })?;
+    if args.at.json {
+        return output::document(&page);
+    }
     let row = |token: &TokenView| {
         let ends = match (token.revoked_at, token.expires_at) {
             (Some(at), _) => format!("revoked {at}"),
@@ -178,7 +183,9 @@ fn list(args: &Ls) -> Result<(), Failure> {
         let name = token.name.clone().unwrap_or_default();
         [token.id.clone(), name, token.tenant.clone(), token.scopes.join(" "), used, ends]
     };
-    args.at.format.page(&page, ["id", "name", "tenant", "scopes", "last used", "ends"], row)
+    output::table(["id", "name", "tenant", "scopes", "last used", "ends"], page.items.iter().map(row))?;
+    more(page.next_cursor.as_ref());
+    Ok(())
 }
 
 async fn revoke(args: &Revoke) -> Result<(), Failure> {

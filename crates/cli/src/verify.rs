@@ -4,7 +4,7 @@
 
 use crate::{
     failure::{Exit, Failure},
-    output::{self, Format},
+    output,
     place::Place,
 };
 use windlass::sqlite::verify;
@@ -14,14 +14,15 @@ use windlass::sqlite::verify;
 pub(crate) struct Args {
     #[command(flatten)]
     place: Place,
-    #[command(flatten)]
-    format: Format,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let file = args.place.existing_store()?;
     let report = verify(&file)?;
-    args.format.tell(&report, |report| output::line(report))?;
+    if args.json { output::document(&report) } else { output::line(&report) }?;
     if report.is_clean() {
         return Ok(());
     }

@@ -1,13 +1,14 @@
 //! `windlass version`: which build is this?
 
-use crate::{failure::Failure, output::Format};
+use crate::{failure::Failure, output};
 use serde::Serialize;
 
 /// Say which build this is
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    #[command(flatten)]
-    format: Format,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Serialize)]
@@ -23,5 +24,5 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let profile = if cfg!(debug_assertions) { "debug" } else { "release" };
     let target = format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS);
     let version = Build { version: env!("CARGO_PKG_VERSION"), commit: option_env!("WINDLASS_COMMIT"), target, profile };
-    args.format.fields(&version)
+    if args.json { output::document(&version) } else { output::fields(&version) }
 }

@@ -28,7 +28,14 @@ pub(crate) fn fingerprint(input: &Input) -> Fingerprint {
         }
         body => write_json(&mut said, body),
     }
-    Fingerprint(blake3::hash(&said).as_bytes()[..16].try_into().expect("a BLAKE3 hash has 32 bytes"))
+    Fingerprint::of(&said)
+}
+
+impl Fingerprint {
+    /// Of what is said, in bytes.
+    pub fn of(said: &[u8]) -> Fingerprint {
+        Fingerprint(blake3::hash(said).as_bytes()[..16].try_into().expect("a BLAKE3 hash has 32 bytes"))
+    }
 }
 
 fn write_json(said: &mut Vec<u8>, value: &impl serde::Serialize) {

@@ -90,7 +90,7 @@ impl Session {
             }
             Record::ProfileSet { profile } => self.apply_profile(profile),
             Record::PeerSent(outgoing) => self.apply_sent(outgoing),
-            Record::PeerDelivered { id } => self.apply_delivered(*id),
+            Record::PeerDelivered { id } => self.apply_delivered(at, *id),
             Record::PeerGivenUp { id } => self.apply_given_up(*id),
             Record::Noted { note: _ } => Ok(()),
             operation => self.apply_operation(at, operation),
@@ -132,7 +132,7 @@ impl Session {
         if let InputBody::Continuation(continuation) = &accepted.input.body {
             self.apply_wake(id, continuation);
         }
-        self.apply_answer(&accepted.input);
+        self.apply_answer(at, &accepted.input);
         self.index_open(&open);
         self.open.insert(id, open);
         if accepted.decision.deliver == Deliver::Ignore {

@@ -5,8 +5,9 @@
 //! up the session tells itself.
 
 use crate::{
-    AcceptOptions, CorrelationId, Gate, IdempotencyKey, Input, InputBody, InputId, InputOrigin, JsonText, Peer,
-    PeerConvention, Purpose, Record, Session, Step, TerminalStatus, Timestamp, ids::derived_uuid, render,
+    AcceptOptions, CorrelationId, Fingerprint, Gate, IdempotencyKey, Input, InputBody, InputId, InputOrigin,
+    InputState, JsonText, Peer, PeerConvention, Purpose, Record, Session, Step, TerminalStatus, Timestamp,
+    ids::derived_uuid, render,
 };
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, sync::Arc};
@@ -36,6 +37,10 @@ pub struct Outgoing {
     pub until: Timestamp,
     /// The envelope, for whoever carries it.
     pub envelope: JsonText,
+    /// To whom and what, where its sender may send it again under its id: the session remembers it then when it has
+    /// arrived, as it remembers inputs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub says: Option<Fingerprint>,
 }
 
 /// An envelope that is not over.
@@ -76,6 +81,15 @@ pub enum SendRefused {
         /// The most allowed.
         limit: u32,
     },
+    /// It was sent before, so that it is not sent again.
+    #[error("the envelope was sent before")]
+    Sent {
+        /// Whether it has arrived.
+        arrived: bool,
+    },
+    /// Its id was used for another one.
+    #[error("the key was used for another message before; use a new key for a new message")]
+    Reused,
     /// It carries too much.
     #[error("envelope: {bytes} bytes, at most {limit} are sent; put large content into the blob store")]
     TooLarge {
@@ -92,6 +106,8 @@ impl SendRefused {
         match self {
             SendRefused::Closed => "session_state_conflict",
             SendRefused::TooMany { .. } => "quota_exceeded",
+            SendRefused::Sent { .. } => "peer_replay",
+            SendRefused::Reused => "idempotency_key_reused",
             SendRefused::TooLarge { .. } => "payload_too_large",
         }
     }
@@ -131,11 +147,17 @@ impl Session {
         outgoing: Arc<Outgoing>,
         step: &mut Step,
     ) -> Result<(), SendRefused> {
+        // A retry must hear the first answer, so duplicates are found before the gate is, or a limit.
+        let repeats =
+            |says, arrived| if says == outgoing.says { SendRefused::Sent { arrived } } else { SendRefused::Reused };
+        if let Some(kept) = self.outbox.0.get(&outgoing.id) {
+            return Err(repeats(kept.outgoing.says, kept.delivered));
+        }
+        if let Some(settled) = self.remembered(self.settled.by_id(InputId::from_uuid(*outgoing.id.as_uuid()))) {
+            return Err(repeats(Some(settled.fingerprint), settled.state == InputState::Consumed));
+        }
         if matches!(self.gate, Gate::Stopped | Gate::Destroyed) {
             return Err(SendRefused::Closed);
-        }
-        if self.outbox.0.contains_key(&outgoing.id) {
-            return Ok(());
         }
         let (limit, bytes) = (self.limits.outgoing, outgoing.envelope.get().len() as u64);
         if self.outbox.0.values().filter(|kept| kept.outgoing.kind == outgoing.kind).count() >= limit as usize {
@@ -197,13 +219,23 @@ impl Session {
         }
     }
 
-    pub(crate) fn apply_delivered(&mut self, id: CorrelationId) -> Result<(), &'static str> {
+    pub(crate) fn apply_delivered(&mut self, at: Timestamp, id: CorrelationId) -> Result<(), &'static str> {
         let kept = self.outbox.0.get_mut(&id).ok_or("an envelope arrives that was not sent")?;
         match kept.outgoing.kind {
             OutgoingKind::Request => kept.delivered = true,
-            OutgoingKind::Message | OutgoingKind::Response => drop(self.outbox.0.remove(&id)),
+            OutgoingKind::Message | OutgoingKind::Response => self.apply_over(at, id, InputState::Consumed),
         }
         Ok(())
+    }
+
+    /// It is over, and is remembered where it may be sent again.
+    fn apply_over(&mut self, at: Timestamp, id: CorrelationId, how: InputState) {
+        if let Some(Kept { outgoing, .. }) = self.outbox.0.remove(&id)
+            && let Some(says) = outgoing.says
+        {
+            let id = InputId::from_uuid(*id.as_uuid());
+            self.settled.push(id, None, says, how, at, &self.limits);
+        }
     }
 
     pub(crate) fn apply_given_up(&mut self, id: CorrelationId) -> Result<(), &'static str> {
@@ -211,15 +243,18 @@ impl Session {
     }
 
     /// A terminal response ends the request that it names, in the record that admits it.
-    pub(crate) fn apply_answer(&mut self, input: &Input) {
+    pub(crate) fn apply_answer(&mut self, at: Timestamp, input: &Input) {
         if self.outbox.is_empty() {
             return;
         }
-        if let InputBody::Peer(Peer { convention: Some(PeerConvention::ResponseTerminal { request_id, .. }), .. }) =
-            &input.body
+        if let InputBody::Peer(Peer {
+            convention: Some(PeerConvention::ResponseTerminal { request_id, status }), ..
+        }) = &input.body
             && let Ok(request) = request_id.parse().map(CorrelationId::from_uuid)
-            && self.outbox.0.remove(&request).is_some()
+            && let Some(kept) = self.outbox.0.get(&request)
         {
+            let arrived = kept.delivered || *status == TerminalStatus::Completed;
+            self.apply_over(at, request, if arrived { InputState::Consumed } else { InputState::Abandoned });
             self.made += 1;
         }
     }

@@ -267,7 +267,7 @@ fn a_life_among_peers() -> Rig {
     for (n, kind) in [(1, OutgoingKind::Message), (2, OutgoingKind::Request), (3, OutgoingKind::Response)] {
         let until = rig.now + Duration::from_secs(300);
         let envelope = JsonText::encode(&format!("envelope {n}")).unwrap();
-        let outgoing = Arc::new(Outgoing { id: id(n), kind, peer: "bob".into(), until, envelope });
+        let outgoing = Arc::new(Outgoing { id: id(n), kind, peer: "bob".into(), until, envelope, says: None });
         rig.step(Event::Send { ticket, outgoing });
     }
     rig.step(Event::Delivery { ticket, id: id(1), delivery: Delivery::Delivered });

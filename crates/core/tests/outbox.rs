@@ -6,9 +6,9 @@ use common::{Rig, START, input};
 use std::{sync::Arc, time::Duration};
 use uuid::Uuid;
 use windlass_core::{
-    AcceptOutcome, Control, CorrelationId, DEADLINE_EXCEEDED, Delivery, DueReason, Event, Gate, Input, InputBody,
-    InputKind, JsonText, Limits, Outgoing, OutgoingKind, Peer, PeerConvention, PolicyTable, Record, RejectReason,
-    Reply, SendRefused, TerminalStatus, Ticket, answer_key,
+    AcceptOutcome, Control, CorrelationId, DEADLINE_EXCEEDED, Delivery, DueReason, Event, Fingerprint, Gate, Input,
+    InputBody, InputKind, JsonText, Limits, Outgoing, OutgoingKind, Peer, PeerConvention, PolicyTable, Record,
+    RejectReason, Reply, SendRefused, TerminalStatus, Ticket, answer_key,
 };
 
 const WITHIN: Duration = Duration::from_secs(300);
@@ -19,7 +19,7 @@ fn id(n: u128) -> CorrelationId {
 
 fn outgoing(n: u128, kind: OutgoingKind) -> Outgoing {
     let envelope = JsonText::encode(&"an envelope").unwrap();
-    Outgoing { id: id(n), kind, peer: "bob".into(), until: START + WITHIN, envelope }
+    Outgoing { id: id(n), kind, peer: "bob".into(), until: START + WITHIN, envelope, says: None }
 }
 
 fn send(rig: &mut Rig, outgoing: Outgoing) -> Result<(), SendRefused> {
@@ -181,6 +181,47 @@ fn what_cannot_be_told_ends_without_words_and_nothing_spins() {
 }
 
 #[test]
+fn what_may_be_sent_again_is_sent_once_and_is_what_it_was() {
+    let says = |words: &str| Some(Fingerprint::of(words.as_bytes()));
+    let again = |rig: &mut Rig, words| send(rig, Outgoing { says: says(words), ..outgoing(7, OutgoingKind::Message) });
+    for (end, arrived) in [
+        (None, Some(false)),
+        (Some(Delivery::Delivered), Some(true)),
+        (Some(Delivery::Failed { code: "gone".into(), reason: "no".into() }), Some(false)),
+        (Some(Delivery::Withdrawn), None),
+    ] {
+        for crash in [false, true] {
+            let mut rig = Rig::attached();
+            again(&mut rig, "hello").unwrap();
+            if let Some(end) = end.clone() {
+                report(&mut rig, 7, end);
+            }
+            if crash {
+                rig.crash();
+            }
+            let Some(arrived) = arrived else {
+                again(&mut rig, "other").expect("what was taken back leaves nothing behind");
+                continue;
+            };
+            assert_eq!(again(&mut rig, "hello"), Err(SendRefused::Sent { arrived }), "{end:?}");
+            assert_eq!(again(&mut rig, "other"), Err(SendRefused::Reused), "{end:?}");
+            rig.control(Control::Stop);
+            assert_eq!(
+                again(&mut rig, "hello"),
+                Err(SendRefused::Sent { arrived }),
+                "a retry hears what the first heard"
+            );
+            rig.assert_recoverable();
+        }
+    }
+    // What nobody sends again is not remembered.
+    let mut rig = Rig::attached();
+    send(&mut rig, outgoing(7, OutgoingKind::Message)).unwrap();
+    report(&mut rig, 7, Delivery::Delivered);
+    again(&mut rig, "hello").expect("it is another one");
+}
+
+#[test]
 fn what_is_not_kept_is_not_sent_and_says_why() {
     let limits = Limits { outgoing: 2, payload_bytes: 100, ..Limits::default() };
     let mut rig = Rig::new(limits, PolicyTable::reference());
@@ -188,7 +229,6 @@ fn what_is_not_kept_is_not_sent_and_says_why() {
     for n in 1..=2 {
         send(&mut rig, outgoing(n, OutgoingKind::Request)).unwrap();
     }
-    send(&mut rig, outgoing(1, OutgoingKind::Request)).expect("the same one again");
     let third = send(&mut rig, outgoing(3, OutgoingKind::Request));
     assert_eq!(third, Err(SendRefused::TooMany { limit: 2 }));
     send(&mut rig, outgoing(3, OutgoingKind::Response)).expect("an answer has a place of its own");

@@ -162,21 +162,16 @@ impl Inner {
         to: &PeerName,
         body: EnvelopeBody,
         causes: &[EnvelopeId],
+        id: Option<EnvelopeId>,
     ) -> Result<SendReceipt, SendError> {
         body.validate().map_err(|error| SendError::Validation(error.to_string()))?;
-        let (envelope, outbox) = self.envelope(to, body, causes)?;
+        let (envelope, outbox) = self.envelope(to, body, causes, id)?;
         let within = self.rules.request_deadline;
-        if matches!(envelope.body, EnvelopeBody::Request { .. }) {
-            self.expect_answer(&envelope, within)?;
-        }
+        let is_request = matches!(envelope.body, EnvelopeBody::Request { .. });
+        let is_new = is_request && self.expect_answer(&envelope, within)?;
         let sent = match outbox.and_then(|outbox| Some((outbox.now()?, outbox))) {
             Some((now, outbox)) => {
-                let kept = KeptEnvelope {
-                    envelope: envelope.clone(),
-                    peer: to.clone(),
-                    until: now + within,
-                    delivered: false,
-                };
+                let kept = KeptEnvelope::new(envelope.clone(), to.clone(), now, within).repeated(id.is_some());
                 outbox.send(kept, self.carrier(envelope.clone())).await
             }
             None => self.post(&envelope).await.map(|()| Arrival::Admitted),
@@ -184,7 +179,9 @@ impl Inner {
         match sent {
             Ok(arrival) => Ok(SendReceipt::of(&envelope, arrival == Arrival::Admitted)),
             Err(error) => {
-                lock(&self.state).asked.remove(&envelope.id);
+                if is_new {
+                    lock(&self.state).asked.remove(&envelope.id);
+                }
                 Err(error)
             }
         }
@@ -210,6 +207,7 @@ impl Inner {
         to: &PeerName,
         body: EnvelopeBody,
         causes: &[EnvelopeId],
+        id: Option<EnvelopeId>,
     ) -> Result<(Envelope, Option<Outbox>), SendError> {
         let state = lock(&self.state);
         let pin = state.pinned.values().find(|pin| pin.name == *to || pin.key == *to);
@@ -219,12 +217,15 @@ impl Inner {
             return Err(SendError::LoopDetected { hops, limit: MAX_HOPS });
         }
         let (from, to) = (self.name().clone(), pin.key.clone());
-        Ok((Envelope { id: EnvelopeId::new(), from, to, chain, hops, body }, state.outbox.clone()))
+        Ok((Envelope { id: id.unwrap_or_default(), from, to, chain, hops, body }, state.outbox.clone()))
     }
 
-    /// From now on a request waits for its answer.
-    fn expect_answer(self: &Arc<Self>, envelope: &Envelope, deadline: Duration) -> Result<(), SendError> {
+    /// From now on a request waits for its answer. Tells whether it did not before.
+    fn expect_answer(self: &Arc<Self>, envelope: &Envelope, deadline: Duration) -> Result<bool, SendError> {
         let mut state = lock(&self.state);
+        if state.asked.contains_key(&envelope.id) {
+            return Ok(false);
+        }
         if state.asked.len() >= self.rules.requests {
             return Err(SendError::TooManyRequests { limit: self.rules.requests });
         }
@@ -236,7 +237,7 @@ impl Inner {
             }
         });
         state.asked.insert(request, Asked { of: envelope.to.clone(), timer: timer.abort_handle() });
-        Ok(())
+        Ok(true)
     }
 
     /// Ends a request whose receiver did not answer in time.
@@ -330,7 +331,7 @@ impl Inner {
         for (request, to) in owed {
             let (me, body) = (Arc::clone(self), failure(request, refusal));
             runtime.spawn(async move {
-                let told = match me.envelope(&to, body, &[]) {
+                let told = match me.envelope(&to, body, &[], None) {
                     Ok((envelope, _)) => me.post(&envelope).await,
                     Err(error) => Err(error),
                 };
@@ -392,9 +393,9 @@ impl CommsRuntime for HttpPeer {
                 let event = PlainEvent { content, handling_mode, ..PlainEvent::new(source, "") };
                 Ok(SendReceipt::InputAccepted { interaction_id: self.inner.inject(event)? })
             }
-            CommsCommand::Peer { to, body, causes } => {
+            CommsCommand::Peer { to, body, causes, id } => {
                 let answer = matches!(body, EnvelopeBody::Response { .. }).then(|| body.clone());
-                let receipt = self.inner.send(&to, body, &causes).await?;
+                let receipt = self.inner.send(&to, body, &causes, id).await?;
                 if let Some(answer) = answer {
                     self.inner.answered(&answer);
                 }

@@ -96,7 +96,7 @@ fn from_ada(id: u128, words: &str, hops: u32) -> Envelope {
 async fn a_request_goes_over_and_its_answer_comes_back() {
     let (mut ada, mut bob) = two(HttpRules::default()).await;
     let receipt = ada.peer.send(CommsCommand::request(name("bob"), "sum", json!({"n": 1}))).await.unwrap();
-    let SendReceipt::PeerRequestSent { request_id } = receipt else { panic!("{receipt:?}") };
+    let SendReceipt::PeerRequestSent { request_id, .. } = receipt else { panic!("{receipt:?}") };
     let run = bob.runs.next().await;
     assert!(run.turn.primitive().text().starts_with(&format!("[COMMS REQUEST from ada (id: {request_id})]")));
     let answer = |status| CommsCommand::response(name("ada"), request_id, status, json!(2));
@@ -118,7 +118,7 @@ async fn a_message_with_pictures_is_acknowledged_like_any_other() {
     let (ada, mut bob) = two(HttpRules::default()).await;
     let blocks = Some(vec![windlass_core::ContentBlock::text("look")]);
     let body = EnvelopeBody::Message { body: "look".into(), blocks, handling_mode: None };
-    let command = CommsCommand::Peer { to: name("bob"), body, causes: vec![] };
+    let command = CommsCommand::Peer { to: name("bob"), body, causes: vec![], id: None };
     let sent = tokio::time::timeout(Duration::from_secs(9), ada.peer.send(command)).await.expect("before any timeout");
     assert!(matches!(sent, Ok(SendReceipt::PeerMessageSent { .. })));
     assert!(bob.runs.next().await.turn.primitive().text().starts_with("[COMMS MESSAGE from ada]"));

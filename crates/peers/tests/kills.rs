@@ -117,7 +117,7 @@ fn spawn_send(peer: &Arc<impl CommsRuntime>, command: CommsCommand) {
     let peer = Arc::clone(peer);
     tokio::spawn(async move {
         match peer.send(command).await {
-            Ok(SendReceipt::PeerRequestSent { request_id }) => tell(&format!("asked {request_id}")),
+            Ok(SendReceipt::PeerRequestSent { request_id, .. }) => tell(&format!("asked {request_id}")),
             Ok(SendReceipt::PeerMessageSent { envelope_id, .. }) => tell(&format!("said {envelope_id}")),
             other => panic!("{other:?}"),
         }

@@ -568,7 +568,7 @@ impl Two {
 
     async fn ask(&self, intent: &str) -> EnvelopeId {
         match self.a.send(CommsCommand::request(name("agent-2"), intent, json!({"n": 1}))).await.unwrap() {
-            SendReceipt::PeerRequestSent { request_id } => request_id,
+            SendReceipt::PeerRequestSent { request_id, .. } => request_id,
             receipt => panic!("{receipt:?}"),
         }
     }
@@ -712,7 +712,7 @@ async fn a_silent_request_goes_with_the_next_turn() {
         params: json!({"it": "rains"}),
         handling_mode: Some(windlass_core::HandlingMode::Steer),
     };
-    two.a.send(CommsCommand::Peer { to: name("agent-2"), body: steered, causes: vec![] }).await.unwrap();
+    two.a.send(CommsCommand::Peer { to: name("agent-2"), body: steered, causes: vec![], id: None }).await.unwrap();
     tokio::time::sleep(60 * SECOND).await;
     assert!(two.b_runs.started().is_none(), "nobody is woken");
     let inputs = admitted_by(&*two.rig.store, session(2)).await;
@@ -841,7 +841,7 @@ async fn what_was_sent_outlives_the_process_and_every_request_ends_once() {
     let ask = || CommsCommand::request(name("agent-2"), "sum", json!({"n": 1}));
     let answer = |id| CommsCommand::response(name("agent-1"), id, ResponseStatus::Completed, json!(2));
     let asked = |receipt| match receipt {
-        SendReceipt::PeerRequestSent { request_id } => request_id,
+        SendReceipt::PeerRequestSent { request_id, .. } => request_id,
         receipt => panic!("{receipt:?}"),
     };
 

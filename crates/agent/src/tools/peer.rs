@@ -8,21 +8,35 @@ use std::{fmt, sync::Arc, time::Duration};
 use windlass_core::SessionId;
 use windlass_runtime::{
     CoreExecutorError,
-    comms::{CommsCommand, CommsRuntime, PeerName},
+    comms::{CommsCommand, CommsRuntime, EnvelopeId, PeerName, SendError, SendReceipt},
 };
 
-/// Finds the comms of a session.
+/// Writes to peers in the names of sessions.
+#[async_trait]
 pub trait Peers: Send + Sync + 'static {
-    /// The way out of this session; none if it has none.
-    fn of(&self, session: SessionId) -> Option<Arc<dyn CommsRuntime>>;
+    /// Sends in the name of a session.
+    ///
+    /// # Errors
+    /// As for [`CommsRuntime::send`]; [`SendError::Unsupported`] if the session has no way to write to others.
+    async fn send(&self, session: SessionId, command: CommsCommand) -> Result<SendReceipt, SendError>;
+
+    /// Whom the session can write to: some, if there are many.
+    async fn names(&self, session: SessionId) -> Vec<PeerName>;
 }
 
+/// The comms of each session that has some.
+#[async_trait]
 impl<F> Peers for F
 where
     F: Fn(SessionId) -> Option<Arc<dyn CommsRuntime>> + Send + Sync + 'static,
 {
-    fn of(&self, session: SessionId) -> Option<Arc<dyn CommsRuntime>> {
-        self(session)
+    async fn send(&self, session: SessionId, command: CommsCommand) -> Result<SendReceipt, SendError> {
+        self(session).ok_or(SendError::Unsupported)?.send(command).await
+    }
+
+    async fn names(&self, session: SessionId) -> Vec<PeerName> {
+        let Some(comms) = self(session) else { return Vec::new() };
+        comms.peers().await.into_iter().map(|peer| peer.name).collect()
     }
 }
 
@@ -90,14 +104,14 @@ impl Tool for SendPeer {
             Ok(to) => to,
             Err(error) => return Ok(Reply::error("invalid_arguments", format!("to: {error}"))),
         };
-        let Some(comms) = self.peers.of(context.turn.session()) else {
-            return Ok(Reply::error("no_peers", "this session has no way to write to others"));
-        };
-        let message = CommsCommand::message(to, letter.body).because_of(context.causes.iter().copied());
-        match comms.send(message).await {
+        let session = context.turn.session();
+        // A call that is made again after a crash sends the same envelope again, which its receiver takes once.
+        let id = EnvelopeId::of_key(session, context.effect_key);
+        let message = CommsCommand::message(to, letter.body).because_of(context.causes.iter().copied()).under(id);
+        match self.peers.send(session, message).await {
             Ok(_) => Ok(Reply::done("sent")),
             Err(error) => {
-                let names: Vec<String> = comms.peers().await.iter().map(|peer| peer.name.to_string()).collect();
+                let names: Vec<String> = self.peers.names(session).await.iter().map(PeerName::to_string).collect();
                 Ok(Reply::error("not_sent", format!("{error}; you can write to: {}", names.join(", "))))
             }
         }

@@ -25,7 +25,7 @@ pub(crate) async fn exchange(
     let answerer = join(adapter, &network, to).await?;
     let ask = CommsCommand::request(name(to)?, "harbour_report", json!({ "question": "Can you see the fog?" }));
     let request = match asker.send(ask).await.map_err(Failure::failed)? {
-        SendReceipt::PeerRequestSent { request_id } => request_id,
+        SendReceipt::PeerRequestSent { request_id, .. } => request_id,
         receipt => return Err(Failure::failed(format!("a request came to {receipt:?}"))),
     };
     let wanted = request.to_string();

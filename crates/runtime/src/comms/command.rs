@@ -29,6 +29,8 @@ pub enum CommsCommand {
         /// The envelopes because of which it is sent: their chain goes on, so that a loop is noticed. An answer
         /// belongs to its request's chain without being told.
         causes: Vec<EnvelopeId>,
+        /// The envelope's id, if whoever sends may have to send it again: under one id it is sent once.
+        id: Option<EnvelopeId>,
     },
 }
 
@@ -49,13 +51,21 @@ impl CommsCommand {
     }
 
     fn to(to: PeerName, body: EnvelopeBody) -> CommsCommand {
-        CommsCommand::Peer { to, body, causes: Vec::new() }
+        CommsCommand::Peer { to, body, causes: Vec::new(), id: None }
     }
 
     /// The same command, sent because of these envelopes.
     pub fn because_of(mut self, envelopes: impl IntoIterator<Item = EnvelopeId>) -> CommsCommand {
         if let CommsCommand::Peer { causes, .. } = &mut self {
             causes.extend(envelopes);
+        }
+        self
+    }
+
+    /// The same command, under an id of its sender's choice.
+    pub fn under(mut self, envelope: EnvelopeId) -> CommsCommand {
+        if let CommsCommand::Peer { id, .. } = &mut self {
+            *id = Some(envelope);
         }
         self
     }

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::{fmt, sync::Arc};
 use uuid::Uuid;
-use windlass_core::{ContentBlock, HandlingMode};
+use windlass_core::{ContentBlock, HandlingMode, SessionId};
 
 /// The most hops from the envelope that began a chain. A conversation of agents that is longer than this without a
 /// person, a schedule or a job in between is a loop.
@@ -43,6 +43,17 @@ uuid_name! {
     /// One envelope, chosen by its sender. With the sender's key it says which envelope comes again.
     EnvelopeId
 }
+
+impl EnvelopeId {
+    /// The id of what a session sends under a key of its own: the same one whenever it is sent again.
+    pub fn of_key(session: SessionId, key: &str) -> EnvelopeId {
+        let mut hasher = blake3::Hasher::new_derive_key("windlass 2026 envelope id of a sender's key");
+        hasher.update(session.as_uuid().as_bytes()).update(key.as_bytes());
+        let bytes = *hasher.finalize().as_bytes().first_chunk().expect("sixteen of thirty-two bytes");
+        EnvelopeId(uuid::Builder::from_custom_bytes(bytes).into_uuid())
+    }
+}
+
 uuid_name! {
     /// All envelopes that came of one: each answer and each message sent because of another carries it on.
     ChainId

@@ -246,14 +246,14 @@ impl CommsRuntime for LocalPeer {
                 let event = PlainEvent { content, handling_mode, ..PlainEvent::new(source, "") };
                 Ok(SendReceipt::InputAccepted { interaction_id: self.inject(event)? })
             }
-            CommsCommand::Peer { to, body, causes } => {
-                let envelope = self.network.envelope(&self.member, &to, body, &causes)?;
+            CommsCommand::Peer { to, body, causes, id } => {
+                let envelope = self.network.envelope(&self.member, &to, body, &causes, id)?;
                 let receipt = SendReceipt::of(&envelope, false);
                 let within = self.network.rules.request_deadline;
                 let outbox = self.member.state().outbox.clone();
                 match outbox.and_then(|outbox| Some((outbox.now()?, outbox))) {
                     Some((now, outbox)) => {
-                        let kept = KeptEnvelope::new(envelope.clone(), to, now, within);
+                        let kept = KeptEnvelope::new(envelope.clone(), to, now, within).repeated(id.is_some());
                         outbox.send(kept, self.carrier(envelope, within)).await?;
                     }
                     None => self.network.carry(&self.member, &envelope, Instant::now() + within)?,

@@ -69,6 +69,7 @@ impl Network {
         to: &PeerName,
         body: EnvelopeBody,
         causes: &[EnvelopeId],
+        id: Option<EnvelopeId>,
     ) -> Result<Envelope, SendError> {
         body.validate().map_err(|error| SendError::Validation(error.to_string()))?;
         let receiver = self.receiver(sender, to)?;
@@ -78,7 +79,7 @@ impl Network {
             return Err(self.turned_away(SendError::LoopDetected { hops, limit: MAX_HOPS }));
         }
         let (from, to) = (sender.name.clone(), receiver.name.clone());
-        Ok(Envelope { id: EnvelopeId::new(), from, to, chain, hops, body })
+        Ok(Envelope { id: id.unwrap_or_default(), from, to, chain, hops, body })
     }
 
     /// Puts an envelope into its receiver's inbox. Carried twice, it is there twice, and its session takes it once.

@@ -14,7 +14,9 @@ use std::{
     sync::{Arc, Weak},
     time::Duration,
 };
-use windlass_core::{CorrelationId, Delivery, JsonText, Kept, Outgoing, OutgoingKind, SessionId, Timestamp};
+use windlass_core::{
+    CorrelationId, Delivery, Fingerprint, JsonText, Kept, Outgoing, OutgoingKind, SendRefused, SessionId, Timestamp,
+};
 
 /// Where a session's comms keep what they send. Cheap to clone; keeps nothing open.
 #[derive(Clone)]
@@ -34,6 +36,8 @@ pub struct KeptEnvelope {
     pub until: Timestamp,
     /// Whether it has arrived: it is a request then, and waits for its answer.
     pub delivered: bool,
+    /// Whether it may be sent again under its id: its session remembers it then, as it remembers inputs by their keys.
+    pub repeated: bool,
 }
 
 /// How far an envelope got.
@@ -51,7 +55,8 @@ impl Outbox {
     }
 
     /// Keeps an envelope in the journal, then has it carried. If the receiver is away, or it cannot be told whether it
-    /// has arrived, carrying goes on in a task of its own, and the answer is [`Arrival::Waiting`].
+    /// has arrived, carrying goes on in a task of its own, and the answer is [`Arrival::Waiting`]. What was sent before
+    /// under its id is not carried again: the answer is how far it got.
     ///
     /// Cancel-safe: dropped after its first poll, it happens all the same.
     ///
@@ -65,7 +70,12 @@ impl Outbox {
         let (me, shared) = (self.clone(), self.shared.upgrade().ok_or_else(ended)?);
         let over = shared.drains.over();
         let sending = async move {
-            me.keep(&kept).await?;
+            match me.keep(&kept).await {
+                Ok(()) => {}
+                Err(SendError::NotKept(SendRefused::Sent { arrived: true })) => return Ok(Arrival::Admitted),
+                Err(SendError::NotKept(SendRefused::Sent { arrived: false })) => return Ok(Arrival::Waiting),
+                Err(error) => return Err(error),
+            }
             let id = kept.envelope.id;
             let carried = tokio::select! {
                 biased;
@@ -127,13 +137,21 @@ impl Outbox {
         self.spawn(async move { me.report(id, delivery).await });
     }
 
+    /// What the session has sent that is not over.
+    ///
+    /// # Errors
+    /// [`SessionError`], as for every call.
+    pub async fn kept(&self) -> Result<Vec<KeptEnvelope>, SessionError> {
+        self.handle().await?.look(|session| session.outgoing().filter_map(KeptEnvelope::read).collect()).await
+    }
+
     /// What time it is; none when the runtime has ended.
     pub fn now(&self) -> Option<Timestamp> {
         self.shared.upgrade().map(|shared| shared.clock.now())
     }
 
     async fn keep(&self, kept: &KeptEnvelope) -> Result<(), SendError> {
-        let KeptEnvelope { envelope, peer, until, delivered: _ } = kept;
+        let KeptEnvelope { envelope, peer, until, delivered: _, repeated } = kept;
         let internal = |error: &dyn std::fmt::Display| SendError::Internal(error.to_string());
         let outgoing = Outgoing {
             id: CorrelationId::from_uuid(envelope.id.0),
@@ -145,6 +163,7 @@ impl Outbox {
             peer: peer.as_str().to_owned(),
             until: *until,
             envelope: JsonText::encode(envelope).map_err(|error| SendError::Validation(error.to_string()))?,
+            says: repeated.then(|| says(envelope)).transpose()?,
         };
         let outgoing = Arc::new(outgoing);
         let handle = self.handle().await.map_err(|error| internal(&error))?;
@@ -191,8 +210,15 @@ impl Outbox {
 }
 
 impl KeptEnvelope {
-    pub(super) fn new(envelope: Envelope, peer: PeerName, now: Timestamp, within: Duration) -> KeptEnvelope {
-        KeptEnvelope { envelope, peer, until: now + within, delivered: false }
+    /// One that is to be sent now, for the first and only time.
+    pub fn new(envelope: Envelope, peer: PeerName, now: Timestamp, within: Duration) -> KeptEnvelope {
+        KeptEnvelope { envelope, peer, until: now + within, delivered: false, repeated: false }
+    }
+
+    /// The same, where it may be sent again under its id.
+    pub fn repeated(mut self, repeated: bool) -> KeptEnvelope {
+        self.repeated = repeated;
+        self
     }
 
     /// As the journal has it; none if it was written by somebody who knows more than this version.
@@ -202,7 +228,8 @@ impl KeptEnvelope {
             tracing::error!(id = %kept.outgoing.id, %error, "an envelope cannot be read; it ends when its time is up");
         });
         let peer = PeerName::new(kept.outgoing.peer.as_str()).ok()?;
-        Some(KeptEnvelope { envelope: envelope.ok()?, peer, until: kept.outgoing.until, delivered: kept.delivered })
+        let (until, repeated) = (kept.outgoing.until, kept.outgoing.says.is_some());
+        Some(KeptEnvelope { envelope: envelope.ok()?, peer, until, delivered: kept.delivered, repeated })
     }
 }
 
@@ -210,6 +237,21 @@ impl Refusal {
     /// What a responder hears whose answer comes after the request's end.
     pub(super) fn request_over() -> Refusal {
         Refusal { code: "session_state_conflict".into(), reason: "the request is over".into() }
+    }
+}
+
+/// To whom, and what: two that agree in it are one.
+fn says(envelope: &Envelope) -> Result<Fingerprint, SendError> {
+    let said = serde_json::to_vec(&(&envelope.to, &envelope.body));
+    Ok(Fingerprint::of(&said.map_err(|error| SendError::Validation(error.to_string()))?))
+}
+
+/// What sessions have sent.
+impl RuntimeSessionAdapter {
+    /// Where a session's comms keep what they send, for comms without an inbox of their own. Those that are given to
+    /// [`RuntimeSessionAdapter::update_peer_ingress_context`] are handed it there.
+    pub fn outbox(&self, session: SessionId) -> Outbox {
+        Outbox::new(&self.shared, session)
     }
 }
 

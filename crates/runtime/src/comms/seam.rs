@@ -136,6 +136,8 @@ pub enum SendReceipt {
     PeerRequestSent {
         /// Names the request in its responses; the envelope's id.
         request_id: EnvelopeId,
+        /// Whether its receiver has it on disk already.
+        acked: bool,
     },
     /// A response is on its way.
     PeerResponseSent {
@@ -143,6 +145,8 @@ pub enum SendReceipt {
         envelope_id: EnvelopeId,
         /// The request.
         in_reply_to: EnvelopeId,
+        /// Whether its receiver has it on disk already.
+        acked: bool,
     },
 }
 
@@ -152,8 +156,10 @@ impl SendReceipt {
         let envelope_id = envelope.id;
         match envelope.body {
             EnvelopeBody::Message { .. } => SendReceipt::PeerMessageSent { envelope_id, acked },
-            EnvelopeBody::Request { .. } => SendReceipt::PeerRequestSent { request_id: envelope_id },
-            EnvelopeBody::Response { in_reply_to, .. } => SendReceipt::PeerResponseSent { envelope_id, in_reply_to },
+            EnvelopeBody::Request { .. } => SendReceipt::PeerRequestSent { request_id: envelope_id, acked },
+            EnvelopeBody::Response { in_reply_to, .. } => {
+                SendReceipt::PeerResponseSent { envelope_id, in_reply_to, acked }
+            }
         }
     }
 }
@@ -235,15 +241,15 @@ impl SendError {
     /// Whether carrying the same envelope again cannot help. Who is away, full, not there yet or does not know the
     /// sender yet may be ready later.
     pub fn is_final(&self) -> bool {
-        matches!(
-            self,
+        match self {
+            SendError::Refused(refusal) => !refusal.is_transient(),
             SendError::InputClosed(_)
-                | SendError::RequestClosed(_)
-                | SendError::LoopDetected { .. }
-                | SendError::Validation(_)
-                | SendError::NotKept(_)
-                | SendError::Refused(_)
-        )
+            | SendError::RequestClosed(_)
+            | SendError::LoopDetected { .. }
+            | SendError::Validation(_)
+            | SendError::NotKept(_) => true,
+            _ => false,
+        }
     }
 }
 
@@ -265,6 +271,13 @@ pub struct Refusal {
     pub code: Cow<'static, str>,
     /// In words.
     pub reason: String,
+}
+
+impl Refusal {
+    /// Whether the same envelope may be taken later: there was no room, or not yet.
+    pub fn is_transient(&self) -> bool {
+        matches!(&*self.code, "queue_full" | "quota_exceeded" | "rate_limited" | "overloaded" | "rejected_by_policy")
+    }
 }
 
 impl From<&RejectReason> for Refusal {
