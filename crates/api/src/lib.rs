@@ -42,7 +42,7 @@ pub use operation::{
     RegisterOperation,
 };
 pub use page::{JournalPage, Page};
-pub use peer::{NewPeerMessage, PeerMessageKind, PeerMessageSent, PeerView};
+pub use peer::{NewPeerMessage, PeerMessageKind, PeerMessageSent, PeerResponseStatus, PeerView};
 pub use policy::{
     ExplainPolicy, PolicyDifference, PolicyExplained, PolicyReplayed, PolicySaved, PolicyView, ReplayPolicy,
 };

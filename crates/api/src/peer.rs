@@ -13,17 +13,24 @@ pub struct NewPeerMessage {
     /// The peer, as the list of peers calls it.
     #[cfg_attr(feature = "openapi", schema(value_type = crate::schema::Name))]
     pub to: String,
-    /// A message, or a request that is to be answered. Absent: a message.
+    /// A message, a request that is to be answered, or the answer to one. Absent: a message.
     #[serde(default)]
     #[cfg_attr(feature = "openapi", schema(required = false))]
     pub kind: PeerMessageKind,
-    /// A message's words, or the intent of a request.
+    /// A message's words, the intent of a request, or what is answered.
     #[cfg_attr(feature = "openapi", schema(min_length = 1))]
     pub body: String,
     /// The details of a request. Only with one.
     #[serde(default, skip_serializing_if = "Value::is_null")]
     #[cfg_attr(feature = "openapi", schema(value_type = Object, required = false))]
     pub params: Value,
+    /// The request that a response answers. Only with one, and always with one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<crate::schema::Uuid>))]
+    pub in_reply_to: Option<Uuid>,
+    /// How far the request is. Only with a response. Absent: it is completed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<PeerResponseStatus>,
     /// Where it asks to wait.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<crate::schema::HandlingMode>))]
@@ -40,9 +47,24 @@ pub enum PeerMessageKind {
     Message,
     /// Something that is to be answered.
     Request,
+    /// How far a request is, or what it came to.
+    Response,
 }
 
-/// It is in the peer's inbox.
+/// How far a request is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum PeerResponseStatus {
+    /// Taken; how it ends is still to come.
+    Accepted,
+    /// Ended with an answer.
+    Completed,
+    /// Ended without one; the body says why.
+    Failed,
+}
+
+/// It is kept, and on its way until it has arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct PeerMessageSent {
@@ -51,6 +73,8 @@ pub struct PeerMessageSent {
     pub id: Uuid,
     /// What it was.
     pub kind: PeerMessageKind,
+    /// Whether the peer has it on disk already. If it never arrives, a failed response to its id tells the sender.
+    pub delivered: bool,
 }
 
 /// A peer that a session may write to.

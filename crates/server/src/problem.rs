@@ -232,7 +232,7 @@ impl Problem {
     }
 
     /// A problem out of a text `code: what; what to try`, as the errors of the runtime are written.
-    fn of_text(code: Code, text: &str) -> Problem {
+    pub(crate) fn of_text(code: Code, text: &str) -> Problem {
         let text = text.strip_prefix(code.as_str()).and_then(|rest| rest.strip_prefix(": ")).unwrap_or(text);
         Problem::new(code).detail(text.to_owned())
     }

@@ -26,7 +26,10 @@ use std::{
 };
 use tokio::{net::TcpListener, task::JoinHandle, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use windlass_agent::config::Agents;
+use windlass_agent::{
+    config::{AgentInvalid, Agents},
+    llm::LlmDeps,
+};
 use windlass_core::Limits;
 use windlass_runtime::{
     ExecutorFactory, Observer, RuntimeSessionAdapter, SystemClock,
@@ -68,6 +71,9 @@ pub enum ServeError {
     /// The blobs cannot be opened.
     #[error(transparent)]
     Blobs(#[from] BlobError),
+    /// An agent is declared wrongly, which [`Config::load`] would have refused.
+    #[error("config_invalid: {0}")]
+    Agents(#[from] AgentInvalid),
     /// There is no place for the data.
     #[error("no_data_folder: {0}; set store.path")]
     NoFolder(String),
@@ -102,6 +108,7 @@ impl ServeError {
             | ServeError::Listen { .. }
             | ServeError::Tls(_)
             | ServeError::JwtKeys(_)
+            | ServeError::Agents(_)
             | ServeError::NoFolder(_)
             | ServeError::Store(StoreError::Newer { .. }) => 78,
             ServeError::Store(StoreError::Locked { .. }) => 5,
@@ -142,8 +149,7 @@ pub struct ServerBuilder {
     store: Arc<dyn Store>,
     pub(crate) documents: Arc<dyn Documents>,
     blobs: Option<Arc<dyn BlobStore>>,
-    factory: Arc<dyn ExecutorFactory>,
-    agents: Arc<dyn AgentCatalog>,
+    agents: Option<(Arc<dyn ExecutorFactory>, Arc<dyn AgentCatalog>)>,
     metrics: Option<Arc<Metrics>>,
     routes: Vec<Box<dyn FnOnce(Routes) -> Routes + Send>>,
 }
@@ -155,9 +161,9 @@ impl ServerBuilder {
         self
     }
 
-    /// Who answers; and what is told of them.
+    /// Who answers; and what is told of them. Without, the agents of the configuration do.
     pub fn agents(mut self, factory: Arc<dyn ExecutorFactory>, agents: Arc<dyn AgentCatalog>) -> Self {
-        (self.factory, self.agents) = (factory, agents);
+        self.agents = Some((factory, agents));
         self
     }
 
@@ -199,10 +205,20 @@ impl ServerBuilder {
         };
         let policies = api::PolicyBook::load(Arc::clone(&self.documents)).await.map_err(ServeError::Policies)?;
         let policies = Arc::new(policies);
+        let peers = api::peers::carry::PeersOfAgents::default();
+        let (factory, agents) = match self.agents {
+            Some(given) => given,
+            None => {
+                let deps =
+                    LlmDeps { blobs: self.blobs.clone(), peers: Some(Arc::new(peers.clone())), ..LlmDeps::default() };
+                let agents = Arc::new(Agents::with(config.agents.clone(), deps)?);
+                (Arc::clone(&agents) as Arc<dyn ExecutorFactory>, agents as Arc<dyn AgentCatalog>)
+            }
+        };
         let mut runtime = RuntimeSessionAdapter::builder()
             .policies(Arc::clone(&policies) as Arc<dyn windlass_runtime::Policies>)
             .store(self.store)
-            .factory(self.factory)
+            .factory(factory)
             .limits(limits)
             .observer(Arc::clone(&metrics) as Arc<dyn Observer>);
         if let Some(blobs) = self.blobs {
@@ -211,7 +227,7 @@ impl ServerBuilder {
         let state = AppState::new(Parts {
             adapter: runtime.build(),
             documents: self.documents,
-            agents: self.agents,
+            agents,
             metrics,
             tokens,
             jwt,
@@ -223,6 +239,7 @@ impl ServerBuilder {
             api: api::Api::new(&config.limits, policies),
             config: config.clone(),
         });
+        peers.open(&state);
         let routes = self.routes.into_iter().fold(routes(), Routes::and);
         let (closing, killed, connections) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
         let door = Door {
@@ -248,19 +265,13 @@ pub fn routes() -> Routes {
 
 impl Server {
     /// A server on this store, with the agents of its configuration unless told otherwise.
-    ///
-    /// # Panics
-    /// If an agent of the configuration is declared wrongly, which [`Config::load`] would have refused.
     pub fn builder<S: Store + Documents>(config: Config, store: Arc<S>) -> ServerBuilder {
-        let agents =
-            Arc::new(Agents::new(config.agents.clone()).expect("the agents were checked with the configuration"));
         ServerBuilder {
             config,
             documents: Arc::clone(&store) as Arc<dyn Documents>,
             store,
             blobs: None,
-            factory: Arc::clone(&agents) as Arc<dyn ExecutorFactory>,
-            agents,
+            agents: None,
             metrics: None,
             routes: Vec::new(),
         }
@@ -378,6 +389,10 @@ async fn resume(state: AppState) {
         Some(Ok(0)) | None => {}
         Some(Ok(sessions)) => tracing::info!(sessions, "sessions with work were opened"),
         Some(Err(error)) => tracing::error!(%error, "sessions with work could not be listed; they resume when called"),
+    }
+    let carried = state.closing().run_until_cancelled(api::peers::carry::resume(&state)).await;
+    if let Some(Err(error)) = carried {
+        tracing::error!(%error, "what sessions have sent could not be listed; it is carried on at the next start");
     }
 }
 

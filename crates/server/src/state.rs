@@ -9,7 +9,7 @@ use crate::{
 };
 use async_trait::async_trait;
 use std::sync::{
-    Arc,
+    Arc, Weak,
     atomic::{AtomicBool, Ordering},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -54,6 +54,16 @@ impl AgentCatalog for Agents {
 #[derive(Clone)]
 pub struct AppState(Arc<Parts>);
 
+/// The same, without keeping it alive.
+#[derive(Clone)]
+pub(crate) struct WeakState(Weak<Parts>);
+
+impl WeakState {
+    pub(crate) fn upgrade(&self) -> Option<AppState> {
+        self.0.upgrade().map(AppState)
+    }
+}
+
 /// What a server is made of.
 pub(crate) struct Parts {
     pub(crate) adapter: RuntimeSessionAdapter,
@@ -74,6 +84,10 @@ pub(crate) struct Parts {
 impl AppState {
     pub(crate) fn new(parts: Parts) -> AppState {
         AppState(Arc::new(parts))
+    }
+
+    pub(crate) fn downgrade(&self) -> WeakState {
+        WeakState(Arc::downgrade(&self.0))
     }
 
     /// The runtime.

@@ -49,6 +49,7 @@ pub(crate) struct Api {
     quota: quota::Quota,
     uploads: tokio::sync::Semaphore,
     policies: Arc<PolicyBook>,
+    incoming: peers::carry::Incoming,
 }
 
 /// Blobs that are taken in at once; each is in memory until it is kept.
@@ -65,6 +66,7 @@ impl Api {
             quota: quota::Quota::default(),
             uploads: tokio::sync::Semaphore::new(UPLOADS),
             policies,
+            incoming: peers::carry::Incoming::default(),
         }
     }
 }

@@ -4,7 +4,7 @@
 
 use super::Named;
 use crate::{
-    auth::Principal,
+    auth::{Principal, Tenant},
     problem::{Code, Problem},
     state::AppState,
 };
@@ -14,7 +14,7 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 use windlass_core::{Profile, SessionId};
-use windlass_runtime::{SessionError, SessionHandle};
+use windlass_runtime::{SessionError, SessionHandle, comms::PeerName};
 
 /// Owners that are remembered; beyond that they are read from the store again.
 const REMEMBERED: usize = 100_000;
@@ -22,18 +22,29 @@ const REMEMBERED: usize = 100_000;
 /// Whose a session is, and what it is called. Fixed when it is created, so it may be remembered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Owner {
-    tenant: Option<Arc<str>>,
+    tenant: Tenant,
     name: Option<Arc<str>>,
 }
 
 impl Owner {
     pub(super) fn of(profile: &Profile) -> Owner {
-        Owner { tenant: profile.tenant.clone(), name: profile.name.clone() }
+        Owner { tenant: Tenant::of_profile(profile), name: profile.name.clone() }
+    }
+
+    /// Whose it is.
+    pub(super) fn tenant(&self) -> &Tenant {
+        &self.tenant
+    }
+
+    /// What its peers call it: by its name, or by its id.
+    pub(super) fn called(&self, session: SessionId) -> PeerName {
+        let text = self.name.clone().unwrap_or_else(|| session.to_string().into());
+        PeerName::new(text).unwrap_or_else(|_| PeerName::new(session.to_string()).expect("a UUID is a name"))
     }
 
     /// Whether the caller may know of the session.
     pub(super) fn shows_to(&self, principal: &Principal) -> bool {
-        principal.tenant.owns(self.tenant.as_deref()) && principal.may_name(self.name.as_deref())
+        principal.tenant == self.tenant && principal.may_name(self.name.as_deref())
     }
 }
 

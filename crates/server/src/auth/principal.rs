@@ -8,6 +8,7 @@ use crate::problem::{Code, Problem};
 use axum::extract::FromRequestParts;
 use http::request::Parts;
 use std::{fmt, sync::Arc};
+use windlass_core::Profile;
 
 /// Whose sessions these are. The default tenant is `default` in tokens and none in profiles.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -34,9 +35,9 @@ impl Tenant {
         self.0.as_deref().unwrap_or(DEFAULT)
     }
 
-    /// Whether a session with this tenant in its profile is one of its own.
-    pub fn owns(&self, in_profile: Option<&str>) -> bool {
-        self.0.as_deref() == in_profile
+    /// Whose the session with this profile is.
+    pub fn of_profile(profile: &Profile) -> Tenant {
+        Tenant(profile.tenant.clone())
     }
 }
 

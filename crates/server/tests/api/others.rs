@@ -2,7 +2,7 @@
 
 use crate::Rig;
 use http::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 use windlass_server::testing::Answer;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -65,10 +65,84 @@ async fn sessions_write_to_each_other_and_the_receiver_knows_who_it_was() {
         (json!({"to": "reader", "body": "x", "params": {}}), "schema_violation"),
         (json!({"to": "reader", "body": "DISMISS"}), "schema_violation"),
         (json!({"to": "reader", "body": "x", "kind": "request", "params": 3}), "schema_violation"),
+        (json!({"to": "reader", "body": "x", "kind": "response"}), "schema_violation"),
+        (json!({"to": "reader", "body": "x", "status": "failed"}), "schema_violation"),
+        (json!({"to": "reader", "body": "x", "in_reply_to": uuid::Uuid::now_v7()}), "schema_violation"),
+        (
+            json!({"to": "reader", "body": "x", "kind": "response", "status": "accepted", "handling_mode": "queue", "in_reply_to": uuid::Uuid::now_v7()}),
+            "schema_violation",
+        ),
     ] {
         let refused = rig.post("/v1/sessions/writer/peers/messages", &body).await;
         assert_eq!(refused.code(), code, "{body}: {refused:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_of_a_session_ends_once_and_by_whom_it_was_made_to() {
+    let rig = Rig::start().await;
+    for name in ["writer", "reader", "other"] {
+        rig.session(name).await;
+    }
+    let send =
+        async |from: &str, message: Value| rig.post(&format!("/v1/sessions/{from}/peers/messages"), &message).await;
+    let asked = send("writer", json!({"to": "reader", "kind": "request", "body": "review"})).await;
+    assert_eq!((asked.status, &asked.body["delivered"]), (202, &json!(true)), "{asked:?}");
+    let answer = |status: &str| json!({"to": "writer", "kind": "response", "in_reply_to": asked.body["id"], "status": status, "body": "fine"});
+    assert_eq!(send("other", answer("completed")).await.code(), "session_state_conflict", "nobody asked it");
+    assert_eq!(send("reader", answer("accepted")).await.status, 202);
+    assert_eq!(send("reader", answer("completed")).await.status, 202);
+    assert_eq!(send("reader", answer("failed")).await.code(), "session_state_conflict", "it is over");
+    let kinds = async |session: &str| {
+        let inputs = rig.get(&format!("/v1/sessions/{session}/inputs")).await;
+        let kinds =
+            inputs.body["items"].as_array().unwrap().iter().map(|input| input["kind"].as_str().unwrap().to_owned());
+        kinds.collect::<Vec<_>>()
+    };
+    assert_eq!(kinds("writer").await, ["peer_response_progress", "peer_response_terminal"]);
+    // What a peer does not take is told at once, and not again later.
+    rig.post("/v1/sessions/reader/stop", &json!({})).await;
+    assert_eq!(
+        send("writer", json!({"to": "reader", "kind": "request", "body": "x"})).await.code(),
+        "session_state_conflict"
+    );
+    assert_eq!(kinds("writer").await.len(), 2);
+    let gone = async |entry: &str| {
+        let journal = rig.get("/v1/sessions/writer/journal").await;
+        journal.body["items"].as_array().unwrap().iter().filter(|row| row.to_string().contains(entry)).count()
+    };
+    assert_eq!((gone("peer_sent").await, gone("peer_given_up").await), (2, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_to_a_peer_is_sent_once_under_its_key() {
+    let rig = Rig::start().await;
+    for name in ["writer", "reader", "other"] {
+        rig.session(name).await;
+    }
+    let send = async |key: &str, message: Value| {
+        let request = rig.request(Method::POST, "/v1/sessions/writer/peers/messages").header("idempotency-key", key);
+        Answer::to(request.json(&message)).await
+    };
+    let first = send("k", json!({"to": "reader", "body": "hello"})).await;
+    let again = send("\"k\"", json!({"to": "reader", "body": "hello"})).await;
+    assert_eq!((first.status, &first.body), (202, &again.body), "{again:?}");
+    for other in [
+        json!({"to": "reader", "body": "good bye"}),
+        json!({"to": "other", "body": "hello"}),
+        json!({"to": "reader", "body": "hello", "kind": "request"}),
+        json!({"to": "reader", "body": "hello", "handling_mode": "steer"}),
+    ] {
+        let reused = send("k", other.clone()).await;
+        assert_eq!((reused.status, reused.code()), (422, "idempotency_key_reused"), "{other}");
+    }
+    assert_ne!(send("k2", json!({"to": "reader", "body": "hello"})).await.body["id"], first.body["id"]);
+    assert_eq!(send("", json!({"to": "reader", "body": "hello"})).await.code(), "idempotency_key_invalid");
+    assert_eq!(rig.get("/v1/sessions/reader/inputs").await.body["items"].as_array().unwrap().len(), 2);
+    assert_eq!(rig.get("/v1/sessions/other/inputs").await.body["items"], json!([]));
+    // The peer is told nothing twice, also when it takes nothing any more.
+    rig.post("/v1/sessions/reader/stop", &json!({})).await;
+    assert_eq!(send("k", json!({"to": "reader", "body": "hello"})).await.body, first.body);
 }
 
 #[tokio::test(flavor = "multi_thread")]
