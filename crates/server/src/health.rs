@@ -17,6 +17,10 @@ use serde_json::json;
 use std::time::Duration;
 use tokio::{sync::Mutex, time::Instant};
 
+/// A store that cannot be written for so long is lost.
+pub(crate) const LOST: Duration = Duration::from_secs(30);
+/// How often the store is probed when nobody asks.
+const WATCH: Duration = Duration::from_secs(15);
 /// So long an answer of the store counts.
 const FRESH: Duration = Duration::from_secs(1);
 /// So long a probe may take.
@@ -44,6 +48,42 @@ impl Health {
         };
         *last = Some((Instant::now(), found));
         found.map_or(Ok(()), Err)
+    }
+}
+
+/// Watches the store. Returns when it has been lost for too long, with what it answered last.
+pub(crate) async fn store_lost(state: &AppState) -> Code {
+    let mut outage = Outage::default();
+    loop {
+        tokio::time::sleep(if outage.is_on() { FRESH } else { WATCH }).await;
+        let probed = state.health().probe(state).await;
+        if let Some(code) = outage.hear(probed, Instant::now()) {
+            return code;
+        }
+    }
+}
+
+/// Since when the store takes no commits. One that is full or cannot be written is there all the same.
+#[derive(Debug, Default)]
+struct Outage(Option<Instant>);
+
+impl Outage {
+    fn is_on(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Hears of a probe; answers once the store is lost.
+    fn hear(&mut self, probed: Result<(), Code>, now: Instant) -> Option<Code> {
+        match probed {
+            Err(code @ (Code::StoreUnavailable | Code::CommitOutcomeUnknown)) => {
+                let since = *self.0.get_or_insert(now);
+                (now - since >= LOST).then_some(code)
+            }
+            _ => {
+                self.0 = None;
+                None
+            }
+        }
     }
 }
 
@@ -84,4 +124,48 @@ async fn metrics(
         authenticate(&state, &headers, from).await?.may(Scope::TenantAdmin)?;
     }
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], state.metrics().render()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::TestServer;
+    use std::sync::Arc;
+    use windlass_runtime::{
+        memory::MemoryStore,
+        testing::faulty_store::{Call, Fault, FaultyStore},
+    };
+
+    #[test]
+    fn a_store_is_lost_after_half_a_minute_without_a_commit_and_never_for_being_full() {
+        let start = Instant::now();
+        let at = |seconds: u64| start + Duration::from_secs(seconds);
+        let mut outage = Outage::default();
+        for (seconds, probed, lost) in [
+            (0, Ok(()), None),
+            (15, Err(Code::StorageFull), None),
+            (90, Err(Code::StoreReadOnly), None),
+            (100, Err(Code::StoreUnavailable), None),
+            (129, Err(Code::CommitOutcomeUnknown), None),
+            (130, Ok(()), None),
+            (131, Err(Code::StoreUnavailable), None),
+            (160, Err(Code::StoreUnavailable), None),
+            (161, Err(Code::CommitOutcomeUnknown), Some(Code::CommitOutcomeUnknown)),
+        ] {
+            assert_eq!(outage.hear(probed, at(seconds)), lost, "after {seconds} s");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_store_that_fails_is_lost_in_time_and_the_process_says_so() {
+        let store = Arc::new(FaultyStore::new(Arc::new(MemoryStore::new())));
+        (1..=100).for_each(|nth| store.fail(Call::Probe, nth, Fault::Unavailable));
+        let server = TestServer::with(TestServer::builder(TestServer::config()).store(Arc::clone(&store) as _)).await;
+        let begun = Instant::now();
+        let code = store_lost(server.server().state()).await;
+        assert_eq!(code, Code::StoreUnavailable);
+        let took = begun.elapsed();
+        assert!((LOST..=WATCH + LOST + 2 * FRESH).contains(&took), "{took:?}");
+        assert_eq!(crate::ServeError::StoreLost { code }.exit_code(), 70);
+    }
 }

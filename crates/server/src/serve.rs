@@ -90,7 +90,7 @@ pub enum ServeError {
     #[error("{0}")]
     Metrics(Problem),
     /// The store could not be written for half a minute.
-    #[error("store_lost: the store did not take a commit for {} s ({code}); start again when it is back", LOST.as_secs())]
+    #[error("store_lost: the store did not take a commit for {} s ({code}); start again when it is back", health::LOST.as_secs())]
     StoreLost {
         /// What it answered last.
         code: Code,
@@ -119,16 +119,15 @@ impl ServeError {
     }
 }
 
-/// A store that cannot be written for so long is lost.
-const LOST: Duration = Duration::from_secs(30);
-/// How often the store is probed when nobody asks.
-const WATCH: Duration = Duration::from_secs(15);
 /// After the grace time, how long runs that are stopped and connections may take to end.
 const LAST_WORDS: Duration = Duration::from_secs(4);
 /// How much of that is left to connections, whatever runs do.
 const CONNECTIONS_END: Duration = Duration::from_secs(2);
 /// After that, how long tasks that outlived their request may take.
 const TASKS_END: Duration = Duration::from_millis(500);
+/// The pause after what has to be done at the start failed; it doubles up to the longest.
+const AGAIN_FIRST: Duration = Duration::from_millis(100);
+const AGAIN_LONGEST: Duration = Duration::from_secs(30);
 /// How often the uses of tokens are noted.
 const NOTE: Duration = Duration::from_secs(60);
 
@@ -155,6 +154,12 @@ pub struct ServerBuilder {
 }
 
 impl ServerBuilder {
+    /// Where journals are kept, if not where the documents are.
+    pub fn store(mut self, store: Arc<dyn Store>) -> Self {
+        self.store = store;
+        self
+    }
+
     /// Where media is kept. Without, inputs with inline media are refused.
     pub fn blobs(mut self, blobs: Arc<dyn BlobStore>) -> Self {
         self.blobs = Some(blobs);
@@ -330,42 +335,6 @@ impl Server {
         }
         drop((&mut self.door).await);
     }
-
-    /// Watches the store. Returns when it has been lost for too long.
-    async fn store_lost(&self) -> Code {
-        let mut outage = Outage::default();
-        loop {
-            tokio::time::sleep(if outage.is_on() { Duration::from_secs(1) } else { WATCH }).await;
-            let probed = self.state.health().probe(&self.state).await;
-            if let Some(code) = outage.hear(probed, Instant::now()) {
-                return code;
-            }
-        }
-    }
-}
-
-/// Since when the store takes no commits. One that is full or cannot be written is there all the same.
-#[derive(Debug, Default)]
-struct Outage(Option<Instant>);
-
-impl Outage {
-    fn is_on(&self) -> bool {
-        self.0.is_some()
-    }
-
-    /// Hears of a probe; answers once the store is lost.
-    fn hear(&mut self, probed: Result<(), Code>, now: Instant) -> Option<Code> {
-        match probed {
-            Err(code @ (Code::StoreUnavailable | Code::CommitOutcomeUnknown)) => {
-                let since = *self.0.get_or_insert(now);
-                (now - since >= LOST).then_some(code)
-            }
-            _ => {
-                self.0 = None;
-                None
-            }
-        }
-    }
 }
 
 impl Drop for Server {
@@ -378,17 +347,29 @@ impl Drop for Server {
 
 /// Sessions with work go on by themselves; what waits in them is counted first.
 async fn resume(state: AppState) {
-    let counted = state.closing().run_until_cancelled(waiting(&state)).await;
-    match counted {
-        Some(Ok(inputs)) => state.metrics().found_open(inputs),
-        Some(Err(error)) => tracing::warn!(%error, "what waits could not be counted; windlass_queue_depth begins at 0"),
-        None => return,
+    let counted = until_done(&state, "what waits could not be counted", || waiting(&state)).await;
+    let Some(inputs) = counted else { return };
+    state.metrics().found_open(inputs);
+    let resume = || state.adapter().resume_pending();
+    if let Some(sessions @ 1..) = until_done(&state, "sessions with work could not be listed", resume).await {
+        tracing::info!(sessions, "sessions with work were opened");
     }
-    let resumed = state.closing().run_until_cancelled(state.adapter().resume_pending()).await;
-    match resumed {
-        Some(Ok(0)) | None => {}
-        Some(Ok(sessions)) => tracing::info!(sessions, "sessions with work were opened"),
-        Some(Err(error)) => tracing::error!(%error, "sessions with work could not be listed; they resume when called"),
+}
+
+/// Tries again, with a pause, until it is done; none if the server closes first.
+async fn until_done<T, E: std::fmt::Display, F: Future<Output = Result<T, E>>>(
+    state: &AppState,
+    wrong: &'static str,
+    work: impl Fn() -> F,
+) -> Option<T> {
+    let mut pause = AGAIN_FIRST;
+    loop {
+        match state.closing().run_until_cancelled(work()).await? {
+            Ok(done) => return Some(done),
+            Err(error) => tracing::error!(%error, again_in = ?pause, "{wrong}"),
+        }
+        state.closing().run_until_cancelled(tokio::time::sleep(pause)).await?;
+        pause = AGAIN_LONGEST.min(2 * pause);
     }
     let carried = state.closing().run_until_cancelled(api::peers::carry::resume(&state)).await;
     if let Some(Err(error)) = carried {
@@ -500,7 +481,7 @@ pub async fn serve(config: Config, ready: impl FnOnce(SocketAddr)) -> Result<(),
 
 /// Returns when the server is to end: because it was told to, or because the store is lost.
 async fn until_told(server: &Server, signals: &mut Signals) -> Option<Code> {
-    let mut lost = std::pin::pin!(server.store_lost());
+    let mut lost = std::pin::pin!(health::store_lost(server.state()));
     loop {
         tokio::select! {
             signal = signals.next() => match signal {
@@ -550,31 +531,6 @@ impl Signals {
             _ = self.terminate.recv() => Signal::End,
             _ = self.interrupt.recv() => Signal::End,
             _ = self.reload.recv() => Signal::Reload,
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_store_is_lost_after_half_a_minute_without_a_commit_and_never_for_being_full() {
-        let start = Instant::now();
-        let at = |seconds: u64| start + Duration::from_secs(seconds);
-        let mut outage = Outage::default();
-        for (seconds, probed, lost) in [
-            (0, Ok(()), None),
-            (15, Err(Code::StorageFull), None),
-            (90, Err(Code::StoreReadOnly), None),
-            (100, Err(Code::StoreUnavailable), None),
-            (129, Err(Code::CommitOutcomeUnknown), None),
-            (130, Ok(()), None),
-            (131, Err(Code::StoreUnavailable), None),
-            (160, Err(Code::StoreUnavailable), None),
-            (161, Err(Code::CommitOutcomeUnknown), Some(Code::CommitOutcomeUnknown)),
-        ] {
-            assert_eq!(outage.hear(probed, at(seconds)), lost, "after {seconds} s");
         }
     }
 }

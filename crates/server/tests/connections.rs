@@ -4,7 +4,7 @@
 
 use axum::body::{Body, Bytes};
 use http::Method;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::{
     convert::Infallible,
     num::NonZeroU32,
@@ -123,25 +123,152 @@ async fn a_head_has_a_size() {
 }
 
 #[tokio::test]
-async fn one_address_has_only_so_many_connections() {
-    let server = server(|config| config.limits.connections_per_address = 4).await;
+async fn there_are_only_so_many_connections() {
+    at_most_four(&server(|config| config.limits.connections_per_address = 4).await).await;
+    at_most_four(&server(|config| config.limits.connections = 4).await).await;
+}
+
+async fn at_most_four(server: &TestServer) {
     let mut held = Vec::new();
     for _ in 0..4 {
-        let mut stream = connect(&server).await;
+        let mut stream = connect(server).await;
         stream.write_all(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
         let mut first = [0; 12];
         stream.read_exact(&mut first).await.expect("each of these is answered");
         held.push(stream);
     }
-    assert_eq!(rest(&mut connect(&server).await).await, "", "the fifth is closed at once");
+    assert_eq!(rest(&mut connect(server).await).await, "", "the fifth is closed at once");
     let mut fourth = held.pop().unwrap();
     fourth.write_all(b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await.unwrap();
     assert!(rest(&mut fourth).await.contains("HTTP/1.1 200"), "those that are there go on");
     drop(held);
     let again = async {
-        while say(&server, b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await.is_empty() {}
+        while say(server, b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await.is_empty() {}
     };
-    timeout(LONG, again).await.expect("there is room again");
+    timeout(Duration::from_secs(1), again).await.expect("there is room again");
+}
+
+#[tokio::test]
+async fn connections_that_say_nothing_hold_their_places_no_longer_than_a_head_may_take() {
+    let server = server(|config| {
+        config.limits.connections = 8;
+        config.limits.header_seconds = Seconds(Duration::from_millis(500));
+    })
+    .await;
+    let mut silent = Vec::new();
+    for _ in 0..8 {
+        silent.push(connect(&server).await);
+    }
+    let answered = async {
+        while !say(&server, b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            .await
+            .contains(" 200 ")
+        {}
+    };
+    timeout(Duration::from_millis(1_500), answered).await.expect("a second later at the latest");
+}
+
+#[tokio::test]
+async fn a_request_that_is_cut_anywhere_is_admitted_whole_or_not_at_all() {
+    let server = server(|config| config.limits.connections_per_address = usize::MAX).await;
+    assert_eq!(server.post("/v1/sessions", &json!({ "name": "s" })).await.status, 201);
+    let request = |id: usize| {
+        let body = json!({ "kind": "prompt", "text": "/echo whole", "id": uuid::Uuid::from_u128(id as u128 + 1) });
+        let body = body.to_string();
+        let length = body.len();
+        format!(
+            "POST /v1/sessions/s/inputs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+             Content-Length: {length}\r\n\r\n{body}"
+        )
+    };
+    let length = request(0).len();
+    // Everywhere, and often right behind the end, where the server has begun to work.
+    for (id, cut) in (0..length).chain([length; 50]).enumerate() {
+        let mut stream = connect(&server).await;
+        stream.write_all(&request(id).as_bytes()[..cut]).await.unwrap();
+        for _ in 0..id % 8 {
+            tokio::task::yield_now().await;
+        }
+        if id % 2 == 0 {
+            stream.set_zero_linger().unwrap();
+            drop(stream);
+        } else {
+            stream.shutdown().await.unwrap();
+            let answer = rest(&mut stream).await;
+            assert!(cut == length || !answer.starts_with("HTTP/1.1 2"), "{answer}");
+        }
+    }
+    // Whoever heard no answer sends it again; what was admitted is known, and nothing runs twice.
+    for id in 0..length + 50 {
+        let uuid = uuid::Uuid::from_u128(id as u128 + 1);
+        let body = json!({ "kind": "prompt", "text": "/echo whole", "id": uuid });
+        let again = server.request(Method::POST, "/v1/sessions/s/inputs").header("prefer", "wait=20").json(&body);
+        let again = Answer::to(again).await;
+        assert_eq!((again.status, &again.body["result"]["text"]), (200, &json!("whole")), "{id}: {again:?}");
+        if id < length {
+            assert_eq!(again.body["outcome"], "accepted", "{id} bytes are no request");
+        }
+    }
+    let metrics = server.get("/metrics").await.body.as_str().unwrap().to_owned();
+    let depth = metrics.lines().find(|line| line.starts_with("windlass_queue_depth{")).unwrap();
+    assert!(depth.ends_with(" 0"), "{depth}");
+}
+
+/// Frames of HTTP/2.
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+#[tokio::test]
+async fn floods_of_http_2_frames_keep_nobody_else_waiting() {
+    const LIVEZ: &[u8] = b"\x82\x86\x01\x09localhost\x04\x06/livez";
+    let (headers, reset, settings, ping, window, continuation, data) = (1, 3, 4, 6, 8, 9, 0);
+    let odd = (1_u32..).step_by(2);
+    let rapid_reset = odd
+        .clone()
+        .take(20_000)
+        .flat_map(|id| [frame(headers, 5, id, LIVEZ), frame(reset, 0, id, &8_u32.to_be_bytes())].concat());
+    let endless_head = std::iter::once(frame(headers, 1, 1, LIVEZ))
+        .chain(std::iter::repeat_with(|| frame(continuation, 0, 1, &[0; 1_024])).take(2_000));
+    let begun = odd.take(20_000).flat_map(|id| frame(headers, 4, id, LIVEZ));
+    let floods: [(&str, Vec<u8>, bool); 7] = [
+        ("resets", rapid_reset.collect(), true),
+        ("a head without end", endless_head.flatten().collect(), true),
+        ("bodies without end", begun.collect(), true),
+        ("settings", frame(settings, 0, 0, &[]).repeat(50_000), false),
+        ("pings", frame(ping, 0, 0, &[0; 8]).repeat(50_000), false),
+        ("windows", frame(window, 0, 0, &i32::MAX.to_be_bytes()).repeat(50_000), true),
+        ("nothing", [frame(headers, 4, 1, LIVEZ), frame(data, 0, 1, &[]).repeat(50_000)].concat(), false),
+    ];
+    let server = server(|_| {}).await;
+    for (name, frames, ended) in floods {
+        let mut floods = Vec::new();
+        for _ in 0..4 {
+            let mut stream = connect(&server).await;
+            let preface = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &frame(settings, 0, 0, &[])[..]].concat();
+            let frames = frames.clone();
+            floods.push(tokio::spawn(async move {
+                let (mut read, mut write) = stream.split();
+                let flood = async {
+                    write.write_all(&preface).await?;
+                    write.write_all(&frames).await
+                };
+                let mut heard = Vec::new();
+                // Either may fail when the server has had enough.
+                let (flooded, read) =
+                    tokio::join!(flood, timeout(Duration::from_secs(1), read.read_to_end(&mut heard)));
+                (flooded.is_err(), read.is_ok())
+            }));
+        }
+        for _ in 0..10 {
+            is_well(&server).await;
+        }
+        for flood in floods {
+            let (cut, closed) = timeout(LONG, flood).await.expect("a flood ends").unwrap();
+            assert!(!ended || cut || closed, "{name}: the connection is ended");
+        }
+    }
 }
 
 #[tokio::test]

@@ -24,6 +24,10 @@ pub enum Call {
     Append,
     /// [`Store::put_snapshot`].
     PutSnapshot,
+    /// [`Store::list`].
+    List,
+    /// [`Store::probe`].
+    Probe,
 }
 
 /// How a call fails.
@@ -42,6 +46,9 @@ pub enum Fault {
     /// [`StoreError::Unknown`], and it was not done.
     UnknownNotDone,
 }
+
+/// What [`Fault::Fenced`] names where a call is about no session.
+const NO_SESSION: SessionId = SessionId::from_uuid(uuid::Uuid::nil());
 
 impl Fault {
     fn error(self, session: SessionId) -> StoreError {
@@ -219,7 +226,7 @@ impl Store for FaultyStore {
     }
 
     async fn list(&self, query: ListQuery) -> Result<Vec<SessionRow>, StoreError> {
-        self.inner.list(query).await
+        self.call(Call::List, NO_SESSION, self.inner.list(query)).await
     }
 
     async fn usage(&self, tenant: Option<&str>) -> Result<Usage, StoreError> {
@@ -227,7 +234,7 @@ impl Store for FaultyStore {
     }
 
     async fn probe(&self) -> Result<(), StoreError> {
-        self.inner.probe().await
+        self.call(Call::Probe, NO_SESSION, self.inner.probe()).await
     }
 
     async fn delete(&self, session: SessionId, fence: Fence) -> Result<(), StoreError> {

@@ -12,7 +12,7 @@ use std::{
     collections::{HashMap, VecDeque},
     sync::{
         Arc, Mutex, PoisonError, Weak,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -39,6 +39,8 @@ pub(crate) struct Channels(Mutex<HashMap<SessionId, Weak<Channel>>>);
 #[derive(Debug)]
 pub(crate) struct Channel {
     events: broadcast::Sender<Shared>,
+    /// Pieces of progress shown so far.
+    shown: AtomicU64,
     /// Nothing comes any more: the session is deleted.
     over: AtomicBool,
     /// Ends the task: with the last stream, or with the session.
@@ -47,7 +49,14 @@ pub(crate) struct Channel {
 
 /// One event in a channel.
 #[derive(Clone, Debug)]
-enum Shared {
+struct Shared {
+    /// Pieces of progress that were shown since the channel is there, with this one: whoever missed some sees how many.
+    shown: u64,
+    what: What,
+}
+
+#[derive(Clone, Debug)]
+enum What {
     Entry {
         seq: Seq,
         event: Encoded,
@@ -57,7 +66,8 @@ enum Shared {
         seq: Seq,
     },
     Live(Bytes),
-    Missed(u64),
+    /// Progress that nobody can be shown.
+    Missed,
     Deleted,
 }
 
@@ -107,7 +117,8 @@ impl Channels {
         });
         drop(channels);
         let events = channel.events.subscribe();
-        Follower { state: state.clone(), session: id, channel, events, after, page: VecDeque::new(), behind: true }
+        let (shown, page) = (channel.shown.load(Ordering::Acquire), VecDeque::new());
+        Follower { state: state.clone(), session: id, channel, events, after, page, behind: true, shown }
     }
 }
 
@@ -132,7 +143,7 @@ impl Channel {
     fn finish(&self) {
         self.over.store(true, Ordering::Release);
         // An error says that nobody follows.
-        drop(self.events.send(Shared::Deleted));
+        drop(self.events.send(Shared { shown: self.shown.load(Ordering::Acquire), what: What::Deleted }));
         self.end.cancel();
     }
 
@@ -140,14 +151,15 @@ impl Channel {
     fn open(state: &AppState, session: SessionHandle, head: Seq) -> Arc<Channel> {
         let (events, _) = broadcast::channel(KEPT);
         let end = CancellationToken::new();
-        let channel = Arc::new(Channel { events: events.clone(), over: AtomicBool::new(false), end: end.clone() });
+        let (shown, over) = (AtomicU64::new(0), AtomicBool::new(false));
+        let channel = Arc::new(Channel { events, shown, over, end: end.clone() });
         let (state, watched) = (state.clone(), Arc::downgrade(&channel));
         state.clone().tasks().spawn(async move {
             let closing = state.closing().clone();
             tokio::select! {
                 () = end.cancelled() => {}
                 () = closing.cancelled() => {}
-                () = encode(&state, session, head, &events) => {
+                () = encode(&state, session, head, &watched) => {
                     if let Some(channel) = watched.upgrade() {
                         channel.finish();
                     }
@@ -159,24 +171,31 @@ impl Channel {
 }
 
 /// Encodes what a session commits and shows, until it is deleted.
-async fn encode(state: &AppState, session: SessionHandle, head: Seq, events: &broadcast::Sender<Shared>) {
+async fn encode(state: &AppState, session: SessionHandle, head: Seq, channel: &Weak<Channel>) {
     let id = session.id();
     let mut feed = session.feed(head);
     loop {
-        let shared = match feed.next().await {
+        let mut pieces = 0;
+        let what = match feed.next().await {
             Ok(FeedItem::Entry(entry)) => {
                 state.metrics().event_encoded();
                 let seq = entry.seq;
                 match encoded(id, &entry) {
-                    event if event.whole.len() <= LARGEST => Shared::Entry { seq, event },
-                    _ => Shared::Large { seq },
+                    event if event.whole.len() <= LARGEST => What::Entry { seq, event },
+                    _ => What::Large { seq },
                 }
             }
-            Ok(FeedItem::Progress(progress)) => match live(id, progress.run, &progress.delta) {
-                event if event.len() <= LARGEST => Shared::Live(event),
-                _ => Shared::Missed(1),
-            },
-            Ok(FeedItem::ProgressMissed(missed)) => Shared::Missed(missed),
+            Ok(FeedItem::Progress(progress)) => {
+                pieces = 1;
+                match live(id, progress.run, &progress.delta) {
+                    event if event.len() <= LARGEST => What::Live(event),
+                    _ => What::Missed,
+                }
+            }
+            Ok(FeedItem::ProgressMissed(missed)) => {
+                pieces = missed;
+                What::Missed
+            }
             // Let go of, or deleted. In the first case whoever uses it next opens it again.
             Ok(FeedItem::Ended) => {
                 tokio::time::sleep(RETRY).await;
@@ -200,8 +219,10 @@ async fn encode(state: &AppState, session: SessionHandle, head: Seq, events: &br
                 continue;
             }
         };
+        let Some(channel) = channel.upgrade() else { return };
+        let shown = channel.shown.fetch_add(pieces, Ordering::AcqRel) + pieces;
         // An error says that nobody follows at this moment; whoever comes reads the store first.
-        drop(events.send(shared));
+        drop(channel.events.send(Shared { shown, what }));
     }
 }
 
@@ -215,6 +236,8 @@ pub(super) struct Follower {
     page: VecDeque<Item>,
     /// Whether the store has to be read before the channel is listened to.
     behind: bool,
+    /// Pieces of progress that this stream has seen, or was told that it missed.
+    shown: u64,
 }
 
 impl Follower {
@@ -261,25 +284,29 @@ impl Follower {
             if self.events.is_empty() && self.channel.over.load(Ordering::Acquire) {
                 return Item::Deleted;
             }
-            match self.events.recv().await {
-                Ok(Shared::Entry { seq, event }) if seq == self.after.next() => {
-                    self.after = seq;
-                    return Item::Entry(seq, event);
-                }
-                Ok(Shared::Entry { seq, .. } | Shared::Large { seq }) => self.behind = seq > self.after,
-                Ok(Shared::Live(event)) => return Item::Live(event),
-                Ok(Shared::Missed(missed)) => return self.lagged(missed),
-                Ok(Shared::Deleted) | Err(broadcast::error::RecvError::Closed) => return Item::Deleted,
-                Err(broadcast::error::RecvError::Lagged(missed)) => {
+            let shared = match self.events.recv().await {
+                Ok(shared) => shared,
+                // What was missed shows at the next event, which is there: only newer ones push one out.
+                Err(broadcast::error::RecvError::Lagged(_)) => {
                     self.behind = true;
-                    return self.lagged(missed);
+                    continue;
                 }
+                Err(broadcast::error::RecvError::Closed) => return Item::Deleted,
+            };
+            let own = u64::from(matches!(shared.what, What::Live(_)));
+            let missed = (shared.shown - own).saturating_sub(self.shown);
+            self.shown = self.shown.max(shared.shown);
+            match shared.what {
+                What::Entry { seq, event } if seq == self.after.next() => self.page.push_back(Item::Entry(seq, event)),
+                What::Entry { seq, .. } | What::Large { seq } => self.behind = seq > self.after,
+                What::Live(event) => self.page.push_back(Item::Live(event)),
+                What::Missed => {}
+                What::Deleted => self.page.push_back(Item::Deleted),
+            }
+            if missed > 0 {
+                return Item::Live(event("lagged", &Lagged { session: self.session, missed }));
             }
         }
-    }
-
-    fn lagged(&self, missed: u64) -> Item {
-        Item::Live(event("lagged", &Lagged { session: self.session, missed }))
     }
 }
 

@@ -208,11 +208,13 @@ async fn fetch(client: &reqwest::Client, url: &reqwest::Url) -> Result<JwkSet, S
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{auth::Scope, config::Config};
+    use crate::{Routes, auth::Scope, config::Config, testing::TestServer};
     use base64::{Engine, engine::general_purpose::STANDARD};
+    use futures_util::future::join_all;
+    use http::{Method, StatusCode, header};
     use jsonwebtoken::{EncodingKey, Header, encode};
     use serde_json::json;
-    use std::time::SystemTime;
+    use std::{sync::Mutex as StdMutex, time::SystemTime};
 
     // Two Ed25519 keys that sign nothing but these tests.
     const FIRST: (&str, &str) = (
@@ -228,11 +230,11 @@ mod tests {
         json!({"kty": "OKP", "crv": "Ed25519", "kid": kid, "x": key.1})
     }
 
-    fn issuer(file: &std::path::Path) -> Jwt {
+    fn issuer(keys: &str) -> Jwt {
         let mut config = Config::defaults().auth;
         config.jwt_issuer = Some("https://issuer.example".into());
         config.jwt_audience = Some("windlass".into());
-        config.jwt_keys = Some(file.display().to_string());
+        config.jwt_keys = Some(keys.to_owned());
         Jwt::of(&config).expect("a good configuration").expect("an issuer")
     }
 
@@ -257,7 +259,7 @@ mod tests {
     async fn only_what_the_issuer_signed_for_us_and_for_now_is_let_in() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(&file, json!({"keys": [jwk("a", FIRST)]}).to_string()).unwrap();
-        let issuer = issuer(file.path());
+        let issuer = issuer(file.path().to_str().unwrap());
 
         let ada = issuer.authenticate(&signed(Some("a"), FIRST, &claims())).await.expect("a good token");
         assert_eq!((ada.tenant.as_str(), ada.subject.as_deref()), ("acme", Some("ada")));
@@ -305,7 +307,7 @@ mod tests {
     async fn a_new_key_is_fetched_when_it_is_first_met_but_not_for_every_stranger() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(&file, json!({"keys": [jwk("a", FIRST)]}).to_string()).unwrap();
-        let issuer = issuer(file.path());
+        let issuer = issuer(file.path().to_str().unwrap());
         let stranger = signed(Some("b"), SECOND, &claims());
         assert!(issuer.authenticate(&stranger).await.is_err());
 
@@ -320,5 +322,59 @@ mod tests {
         tokio::time::advance(REFRESH).await;
         assert!(issuer.authenticate(&signed(Some("c"), FIRST, &claims())).await.is_err());
         assert!(issuer.authenticate(&stranger).await.is_ok());
+    }
+
+    async fn a_minute_later(issuer: &Jwt) {
+        *issuer.fetched.lock().await = None;
+    }
+
+    #[tokio::test]
+    async fn keys_rotate_at_their_address_and_strangers_do_not_make_us_ask_for_each() {
+        let set = |keys: &[Value]| (StatusCode::OK, json!({ "keys": keys }).to_string());
+        let answer = Arc::new(StdMutex::new((0, set(&[jwk("a", FIRST)]))));
+        let keys = {
+            let answer = Arc::clone(&answer);
+            move || {
+                let mut answer = answer.lock().unwrap();
+                answer.0 += 1;
+                std::future::ready((answer.1.0, [(header::LOCATION, "/elsewhere")], answer.1.1.clone()))
+            }
+        };
+        let routes = |routes: Routes| routes.route(Method::GET, "/keys", Scope::Public, keys);
+        let server = TestServer::with(TestServer::builder(TestServer::config()).routes(routes)).await;
+        let issuer = issuer(&format!("{}/keys", server.server().url()));
+        let knows = async |kid: &str, key| issuer.authenticate(&signed(Some(kid), key, &claims())).await.is_ok();
+        assert!(knows("a", FIRST).await, "the first token fetches the keys");
+        assert_eq!(join_all((0..20).map(|_| knows("b", SECOND))).await, [false; 20]);
+        assert_eq!(answer.lock().unwrap().0, 1, "they were fetched a moment ago");
+
+        answer.lock().unwrap().1 = set(&[jwk("a", FIRST), jwk("b", SECOND)]);
+        a_minute_later(&issuer).await;
+        let second = join_all((0..20).map(|_| knows("b", SECOND))).await;
+        assert_eq!(second, [true; 20], "who comes while they are fetched waits for them");
+        assert!(knows("a", FIRST).await, "both are good while they overlap");
+        assert_eq!(answer.lock().unwrap().0, 2);
+
+        // What is no set of keys leaves those that are known.
+        for (nth, wrong) in [
+            (StatusCode::FOUND, String::new()),
+            (StatusCode::INTERNAL_SERVER_ERROR, set(&[]).1),
+            (StatusCode::OK, "no keys".to_owned()),
+            (StatusCode::OK, format!("{}{}", set(&[]).1, " ".repeat(KEYS_BYTES))),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            answer.lock().unwrap().1 = wrong;
+            a_minute_later(&issuer).await;
+            assert!(!knows("c", FIRST).await);
+            assert!(knows("a", FIRST).await && knows("b", SECOND).await, "wrong answer {nth}");
+            assert_eq!(answer.lock().unwrap().0, 3 + nth);
+        }
+
+        answer.lock().unwrap().1 = set(&[jwk("b", SECOND)]);
+        a_minute_later(&issuer).await;
+        assert!(!knows("c", FIRST).await && !knows("a", FIRST).await, "the old key is withdrawn");
+        assert!(knows("b", SECOND).await);
     }
 }

@@ -3,6 +3,10 @@
 use crate::{PATIENCE, Rig};
 use http::Method;
 use serde_json::{Value, json};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use tokio::time::Instant;
+use windlass_core::{JsonText, Limits, PolicyTable, Seq, Session, SessionId};
+use windlass_runtime::{CoreExecutor, CoreExecutorError, ExecutorFactory, store::PutSnapshot, testing::ManualExecutor};
 use windlass_server::testing::{Answer, TestServer};
 
 /// One event of a stream.
@@ -238,4 +242,109 @@ async fn a_caller_holds_so_many_streams_and_each_entry_is_encoded_once_for_all()
     })
     .await
     .expect("places are given back");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn entries_that_are_no_longer_kept_are_told_as_a_gap() {
+    let rig = Rig::start().await;
+    rig.session("s").await;
+    rig.say("s", "hello").await;
+    let id = windlass_api::session_id(None, "s");
+    let store = rig.server().state().store();
+    let opened = store.open(id).await.unwrap();
+    let policy = Arc::new(PolicyTable::reference());
+    let session = Session::recover(id, Limits::default(), policy, None, &opened.tail).unwrap();
+    let (at, keep_after) = (session.head(), Seq(3));
+    let snapshot = Arc::new(session.snapshot());
+    store.put_snapshot(PutSnapshot { session: id, fence: opened.fence, at, snapshot, keep_after }).await.unwrap();
+    for (path, after) in [("/v1/sessions/s/events?after=0", 0), ("/v1/sessions/s/events?after=2", 2)] {
+        let mut stream = Stream::open(&rig, path, None).await;
+        let gap = stream.next().await.unwrap();
+        assert_eq!((gap.name.as_str(), gap.id.as_str()), ("gap", ""), "{gap:?}");
+        assert_eq!((&gap.data["after"], &gap.data["oldest"]), (&json!(after), &json!(4)), "{gap:?}");
+        assert_eq!(stream.entries(1).await[0].id, "4", "it goes on with the oldest that is kept");
+    }
+    let whole = Stream::open(&rig, "/v1/sessions/s/events?after=3", None).await.next().await.unwrap();
+    assert_eq!(whole.id, "4", "nothing of it is missing");
+}
+
+/// Gives every session the same executor.
+struct One(Arc<ManualExecutor>);
+
+#[async_trait::async_trait]
+impl ExecutorFactory for One {
+    async fn executor(&self, _: SessionId, _: Option<&str>) -> Result<Arc<dyn CoreExecutor>, CoreExecutorError> {
+        Ok(Arc::clone(&self.0) as _)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn progress_that_was_missed_is_told_and_entries_are_not_missed() {
+    let (executor, mut runs) = ManualExecutor::new();
+    let agents = Arc::new(windlass_agent::config::Agents::new(BTreeMap::new()).unwrap());
+    let builder = TestServer::builder(TestServer::config()).agents(Arc::new(One(executor)), agents);
+    let server = TestServer::with(builder).await;
+    server.post("/v1/sessions", &json!({ "name": "s" })).await;
+    let mut stream = Stream::open(&server, "/v1/sessions/s/events", None).await;
+    server.post("/v1/sessions/s/inputs", &json!({ "kind": "prompt", "text": "hello" })).await;
+    let run = runs.next().await;
+    let begun: Vec<_> = stream.entries(2).await.into_iter().map(|event| event.name).collect();
+    assert_eq!(begun, ["input_accepted", "run_started"]);
+
+    // One that is too large to be kept for anybody.
+    run.turn.progress(JsonText::encode(&"x".repeat(20_000)).unwrap());
+    let lagged = stream.next().await.unwrap();
+    assert_eq!((lagged.name.as_str(), lagged.id.as_str(), &lagged.data["missed"]), ("lagged", "", &json!(1)));
+
+    // More than are kept, faster than anybody is told of them.
+    let shown = 10_000;
+    (0..shown).for_each(|nth| run.turn.progress(JsonText::encode(&nth).unwrap()));
+    run.text("done");
+    let (mut seen, mut missed, mut over) = (Vec::new(), 0, false);
+    while !over || seen.len() as u64 + missed < shown {
+        let event = stream.next().await.unwrap();
+        match event.name.as_str() {
+            "progress" => seen.push(event.data["delta"].as_u64().unwrap()),
+            "lagged" => missed += event.data["missed"].as_u64().unwrap(),
+            last => {
+                assert_eq!((last, over), ("run_ended", false));
+                over = true;
+            }
+        }
+    }
+    assert_eq!(seen.len() as u64 + missed, shown, "{missed} missed");
+    assert!(seen.is_sorted() && missed > 0, "{missed} missed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_ends_soon_after_its_token_and_others_go_on() {
+    let mut server = TestServer::start().await;
+    let mut tokens = Vec::new();
+    for _ in 0..3 {
+        let made = server.post("/v1/tokens", &json!({ "scopes": ["*"] })).await.body;
+        tokens.push((made["id"].as_str().unwrap().to_owned(), made["token"].as_str().unwrap().to_owned()));
+        server.show(Some(&tokens[0].1));
+    }
+    server.post("/v1/sessions", &json!({ "name": "s" })).await;
+    let mut follow = async |path: &str, token: &str| {
+        server.show(Some(token));
+        let answer = server.request(Method::GET, path).send().await.unwrap();
+        assert_eq!(answer.status(), 200);
+        answer
+    };
+    let (mut good, mut revoked) = (Vec::new(), Vec::new());
+    for path in ["/v1/sessions/s/events", "/v1/events?session=s"] {
+        good.push(tokio::spawn(follow(path, &tokens[1].1).await.text()));
+        revoked.push(tokio::spawn(follow(path, &tokens[2].1).await.text()));
+    }
+    server.show(Some(&tokens[0].1));
+    assert_eq!(server.delete(&format!("/v1/tokens/{}", tokens[2].0)).await.status, 204);
+    let begun = Instant::now();
+    for stream in revoked {
+        let text = stream.await.unwrap().unwrap();
+        assert!(text.ends_with("event: end\ndata: {\"reason\":\"auth_expired\"}\n\n"), "{text}");
+    }
+    assert!(begun.elapsed() <= Duration::from_secs(60), "{:?}", begun.elapsed());
+    tokio::time::sleep(Duration::from_secs(300)).await;
+    assert!(good.iter().all(|stream| !stream.is_finished()), "a good token's streams go on");
 }
