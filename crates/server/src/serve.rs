@@ -354,6 +354,7 @@ async fn resume(state: AppState) {
     if let Some(sessions @ 1..) = until_done(&state, "sessions with work could not be listed", resume).await {
         tracing::info!(sessions, "sessions with work were opened");
     }
+    until_done(&state, "what sessions have sent could not be listed", || api::peers::carry::resume(&state)).await;
 }
 
 /// Tries again, with a pause, until it is done; none if the server closes first.
@@ -370,10 +371,6 @@ async fn until_done<T, E: std::fmt::Display, F: Future<Output = Result<T, E>>>(
         }
         state.closing().run_until_cancelled(tokio::time::sleep(pause)).await?;
         pause = AGAIN_LONGEST.min(2 * pause);
-    }
-    let carried = state.closing().run_until_cancelled(api::peers::carry::resume(&state)).await;
-    if let Some(Err(error)) = carried {
-        tracing::error!(%error, "what sessions have sent could not be listed; it is carried on at the next start");
     }
 }
 
