@@ -3,6 +3,8 @@
 //! It is logged line by line up to a limit, shown as progress, and its end is quoted in errors.
 
 use serde::Serialize;
+use std::time::Duration;
+use tokio::time::Instant;
 use windlass_core::JsonText;
 use windlass_runtime::Turn;
 
@@ -10,6 +12,35 @@ use windlass_runtime::Turn;
 const LOGGED_LINES: usize = 1000;
 /// The end that errors quote, in bytes.
 const TAIL: usize = 1024;
+
+/// Lines logged in a minute, of a program that has no run.
+const LOGGED_A_MINUTE: usize = 100;
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// So many lines in a minute are logged; those beyond it are counted.
+#[derive(Debug)]
+pub(crate) struct Meter {
+    began: Instant,
+    lines: usize,
+}
+
+impl Meter {
+    pub(crate) fn new() -> Meter {
+        Meter { began: Instant::now(), lines: 0 }
+    }
+
+    /// Takes a line: says whether to log it. `left_out` hears how many were not, in the minute that is over.
+    pub(crate) fn admits(&mut self, left_out: impl FnOnce(usize)) -> bool {
+        if self.began.elapsed() >= MINUTE {
+            if let Some(more @ 1..) = self.lines.checked_sub(LOGGED_A_MINUTE) {
+                left_out(more);
+            }
+            *self = Meter::new();
+        }
+        self.lines += 1;
+        self.lines <= LOGGED_A_MINUTE
+    }
+}
 
 /// What a program says on standard error during one run.
 #[derive(Debug, Default)]
@@ -63,6 +94,19 @@ impl Complaints {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_flood_without_a_run_is_logged_in_part_and_counted() {
+        let mut meter = Meter::new();
+        let admitted =
+            |meter: &mut Meter| (0..1000).filter(|_| meter.admits(|_| unreachable!("no minute is over"))).count();
+        assert_eq!(admitted(&mut meter), LOGGED_A_MINUTE);
+        tokio::time::advance(MINUTE).await;
+        let mut left_out = 0;
+        assert!(meter.admits(|more| left_out = more));
+        assert_eq!(left_out, 1000 - LOGGED_A_MINUTE);
+        assert_eq!(admitted(&mut meter), LOGGED_A_MINUTE - 1);
+    }
 
     #[test]
     fn the_end_of_what_it_complains_of_is_kept() {

@@ -4,6 +4,7 @@
 //! An intent without a result, found after a crash or a cancel, is *ambiguous*: the call was made, or was not, or is
 //! half done. The ledger says so and leaves the decision to policy. It never calls anything again by itself.
 
+use crate::sandbox::Profile;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -14,6 +15,9 @@ pub struct Intent {
     pub call: String,
     /// The effect key that the tool is given; the same if the call is made again.
     pub key: String,
+    /// The walls around the program that it starts; none if it starts none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sandbox: Option<Profile>,
 }
 
 /// The intents without a result. A fold of what was committed, like all else.
@@ -47,7 +51,7 @@ mod tests {
     fn an_intent_is_ambiguous_until_its_result_is_in() {
         let mut ledger = Ledger::default();
         assert_eq!(ledger.ambiguous("a"), None);
-        ledger.intend(&Intent { call: "a".into(), key: "k".into() });
+        ledger.intend(&Intent { call: "a".into(), key: "k".into(), sandbox: None });
         assert_eq!((ledger.ambiguous("a"), ledger.ambiguous("b")), (Some("k"), None));
         ledger.done("b");
         assert_eq!(ledger.ambiguous("a"), Some("k"));

@@ -6,6 +6,8 @@
 //! - [`HttpExecutor`] posts runs to an endpoint.
 //! - [`service::ServiceExecutor`] drives whatever keeps conversations.
 //!
+//! Programs that they start run in a [`sandbox`].
+//!
 //! [`config::Agents`] gives sessions theirs by name, as a configuration file declares them.
 
 #![forbid(unsafe_code)]
@@ -26,6 +28,7 @@ pub mod llm;
 pub mod mcp;
 pub mod process;
 mod program;
+pub mod sandbox;
 pub mod service;
 pub mod tools;
 pub mod transcript;

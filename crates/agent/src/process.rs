@@ -117,6 +117,7 @@ pub(crate) fn failure(error: &ProgramError, complaints: &Complaints) -> CoreExec
             CoreExecutorError::fatal(format!("executor_spawn_failed: {words}"))
         }
         ProgramError::Spawn { .. } => CoreExecutorError::retryable(format!("executor_spawn_failed: {words}")),
+        ProgramError::Sandbox(_) => CoreExecutorError::fatal(words),
         ProgramError::TooMuchOutput { .. } => CoreExecutorError::fatal(format!("result_too_large: {words}")),
         ProgramError::Lingered => CoreExecutorError::retryable(format!("executor_protocol_error: {words}")),
         ProgramError::TimedOut { .. } => CoreExecutorError::retryable(format!("executor_timed_out: {words}")),

@@ -4,17 +4,21 @@
 //! sides. Output is capped, and the program's whole process group is killed when it ends, misbehaves, or when the
 //! future is dropped. What the output means is [`process`](crate::process)'s business.
 
-use process_wrap::tokio::{ChildWrapper, CommandWrap, KillOnDrop, ProcessGroup};
+use crate::sandbox::{Profile, Sandbox, SandboxError};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use std::{
+    env,
     ffi::{OsStr, OsString},
-    io,
-    path::PathBuf,
+    fs, io,
+    os::unix::{fs::PermissionsExt, process::CommandExt},
+    path::{Path, PathBuf},
     pin::pin,
     process::{ExitStatus, Stdio},
     time::Duration,
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
+    process::{Child, ChildStderr, ChildStdin, ChildStdout, Command},
     time::{Instant, sleep_until},
 };
 
@@ -27,6 +31,8 @@ pub(crate) const CLOSING: Duration = Duration::from_secs(2);
 const DRAINING: Duration = Duration::from_secs(1);
 /// Longer lines of standard error are cut, so that a program without line ends cannot fill memory.
 const STDERR_LINE: usize = 4096;
+/// The longest time limit: beyond it nobody waits, and a clock cannot count.
+pub(crate) const FOR_EVER: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// A program and the bounds it runs in.
 #[derive(Clone, Debug)]
@@ -41,6 +47,8 @@ pub struct Program {
     pub stdout_limit: usize,
     /// How long it may take; none: as long as the runtime lets it.
     pub time_limit: Option<Duration>,
+    /// What it may do.
+    pub sandbox: Sandbox,
 }
 
 impl Program {
@@ -50,7 +58,40 @@ impl Program {
     /// A program with its arguments, the default bounds and nothing but the inherited variables.
     pub fn new(argv: impl IntoIterator<Item = impl Into<OsString>>) -> Program {
         let argv = argv.into_iter().map(Into::into).collect();
-        Program { argv, env: Vec::new(), dir: None, stdout_limit: Program::STDOUT_LIMIT, time_limit: None }
+        let (env, sandbox) = (Vec::new(), Sandbox::default());
+        Program { argv, env, dir: None, stdout_limit: Program::STDOUT_LIMIT, time_limit: None, sandbox }
+    }
+
+    /// The variables that it sees. Behind walls `HOME` and `TMPDIR` are a folder of its own.
+    fn variables(&self) -> impl Iterator<Item = (OsString, OsString)> {
+        let walled = self.sandbox.profile() == Profile::Workspace;
+        let handed_on = move |name: &OsStr| {
+            name.as_encoded_bytes().starts_with(b"LC_")
+                || INHERITED.iter().any(|known| *known == name) && !(walled && (name == "HOME" || name == "TMPDIR"))
+        };
+        env::vars_os().filter(move |(name, _)| handed_on(name)).chain(self.env.iter().cloned())
+    }
+
+    /// Whether it is there to be started. Asked before its launcher is started, which could tell us in words only.
+    fn look_for(&self, name: &OsStr) -> io::Result<()> {
+        let executable = |path: &Path| match fs::metadata(path)? {
+            found if found.is_file() && found.permissions().mode() & 0o111 != 0 => Ok(()),
+            _ => Err(io::ErrorKind::PermissionDenied.into()),
+        };
+        let dir = self.dir.as_deref().unwrap_or(Path::new(""));
+        if name.as_encoded_bytes().contains(&b'/') {
+            return executable(&dir.join(name));
+        }
+        let path = self.variables().filter(|(name, _)| name == "PATH").last().map(|(_, path)| path).unwrap_or_default();
+        let mut found = Err(io::ErrorKind::NotFound.into());
+        for folder in env::split_paths(&path) {
+            match executable(&dir.join(folder).join(name)) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => found = Err(error),
+                Ok(()) => return Ok(()),
+            }
+        }
+        found
     }
 }
 
@@ -68,6 +109,8 @@ pub(crate) enum ProgramError {
     Empty,
     #[error("{program} cannot be started: {error}")]
     Spawn { program: String, error: io::Error },
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
     #[error("it wrote more than {limit} bytes to standard output and was killed")]
     TooMuchOutput { limit: usize },
     #[error("it closed its standard output, did not end within {CLOSING:?}, and was killed")]
@@ -80,17 +123,14 @@ pub(crate) enum ProgramError {
 
 /// Runs the program once. `stderr` hears each line of standard error, cut to a few KiB, without its line end.
 ///
-/// Cancel-safe in this sense: a dropped call has killed the program and everything in its process group.
+/// Cancel-safe in this sense: a dropped call has the program killed, and everything that it has started.
 pub(crate) async fn run(
     program: &Program,
     stdin: &[u8],
     mut stderr: impl FnMut(&str),
 ) -> Result<Finished, ProgramError> {
     let mut group = Group::spawn(program)?;
-    let pipes = (group.child.stdin().take(), group.child.stdout().take(), group.child.stderr().take());
-    let (Some(mut feed), Some(mut answer), Some(mut complaints)) = pipes else {
-        unreachable!("all three were asked to be pipes, and nobody has taken them");
-    };
+    let (mut feed, mut answer, mut complaints) = group.pipes();
 
     let mut told = false;
     let mut feeding = pin!(async move {
@@ -102,7 +142,7 @@ pub(crate) async fn run(
     let mut silent = false;
     let mut complaints = Lines::new(&mut complaints);
     let mut status = None;
-    let mut deadline = program.time_limit.map(|limit| (Instant::now() + limit, Late::Running(limit)));
+    let mut deadline = program.time_limit.map(|limit| (Instant::now() + limit.min(FOR_EVER), Late::Running(limit)));
 
     loop {
         let at = deadline.map(|(at, _)| at);
@@ -155,39 +195,59 @@ enum Late {
 
 /// A program and all it starts, killed together when this is dropped.
 pub(crate) struct Group {
-    pub(crate) child: Box<dyn ChildWrapper>,
+    /// The program's launcher, or the program itself, which then leads a process group.
+    child: Child,
+    pid: Pid,
+    is_launcher: bool,
     ended: bool,
 }
 
 impl Group {
     pub(crate) fn spawn(program: &Program) -> Result<Group, ProgramError> {
-        let (name, arguments) = program.argv.split_first().ok_or(ProgramError::Empty)?;
-        let mut command = CommandWrap::with_new(name, |command| {
-            command.args(arguments).env_clear().envs(inherited()).envs(program.env.iter().map(|(k, v)| (k, v)));
-            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-            if let Some(dir) = &program.dir {
-                command.current_dir(dir);
-            }
-        });
-        command.wrap(ProcessGroup::leader()).wrap(KillOnDrop);
-        let child = command
-            .spawn()
-            .map_err(|error| ProgramError::Spawn { program: name.to_string_lossy().into_owned(), error })?;
-        Ok(Group { child, ended: false })
+        let name = program.argv.first().ok_or(ProgramError::Empty)?;
+        let failed = |error| ProgramError::Spawn { program: name.to_string_lossy().into_owned(), error };
+        program.look_for(name).map_err(failed)?;
+        let (mut command, is_launcher) = program.sandbox.command(&program.argv)?;
+        command.env_clear().envs(program.variables());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        if let Some(dir) = &program.dir {
+            command.current_dir(dir);
+        }
+        if !is_launcher {
+            // A launcher leads a session of its own, which who leads a group cannot.
+            command.process_group(0);
+        }
+        let child = Command::from(command).spawn().map_err(failed)?;
+        let pid = child.id().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
+        let pid = pid.expect("a child that nobody has waited for has a number");
+        Ok(Group { child, pid, is_launcher, ended: false })
+    }
+
+    /// Its pipes: what it is told, says and complains of. To be taken once.
+    pub(crate) fn pipes(&mut self) -> (ChildStdin, ChildStdout, ChildStderr) {
+        match (self.child.stdin.take(), self.child.stdout.take(), self.child.stderr.take()) {
+            (Some(stdin), Some(stdout), Some(stderr)) => (stdin, stdout, stderr),
+            _ => unreachable!("all three were asked to be pipes, and nobody has taken them"),
+        }
     }
 
     /// Waits for the program itself, not for what it left behind: waiting for the whole group would wait for ever for
-    /// a background child where we are process 1 of a container.
+    /// a background child where we are process 1 of a container. Cancel-safe.
     pub(crate) async fn wait(&mut self) -> io::Result<ExitStatus> {
-        self.child.inner_mut().wait().await
+        self.child.wait().await
     }
 
     pub(crate) fn kill(&mut self) {
-        if !self.ended {
-            // An error means that nobody is left. Once is enough and more would be wrong: when the group is empty,
-            // its number may be given to somebody else.
-            let _ = self.child.start_kill();
-            self.ended = true;
+        // Once is enough and more would be wrong: when all are gone, their numbers may be given to others. An error
+        // means that nobody is left.
+        if std::mem::replace(&mut self.ended, true) {
+            return;
+        }
+        if !self.is_launcher {
+            let _ = kill_process_group(self.pid, Signal::KILL);
+        } else if self.child.id().is_some() {
+            // It kills all the others, even if somebody has stopped it. Once it has ended, they have.
+            let _ = kill_process(self.pid, Signal::TERM).and_then(|()| kill_process(self.pid, Signal::CONT));
         }
     }
 }
@@ -196,12 +256,6 @@ impl Drop for Group {
     fn drop(&mut self) {
         self.kill();
     }
-}
-
-fn inherited() -> impl Iterator<Item = (OsString, OsString)> {
-    std::env::vars_os().filter(|(name, _)| {
-        INHERITED.iter().any(|known| OsStr::new(known) == name) || name.as_encoded_bytes().starts_with(b"LC_")
-    })
 }
 
 async fn read_capped(pipe: &mut (impl AsyncRead + Unpin), limit: usize) -> Result<Vec<u8>, ProgramError> {
@@ -360,6 +414,12 @@ mod tests {
         let program = Program { time_limit: Some(Duration::from_millis(50)), ..sh("sleep 1000") };
         let error = run(&program, b"", |_| ()).await.expect_err("it does not end");
         assert!(matches!(error, ProgramError::TimedOut { .. }), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_limit_that_no_clock_can_count_is_none() {
+        let program = Program { time_limit: Some(Duration::MAX), ..sh("echo done") };
+        assert_eq!(stdout_of(&program, b"").await, "done\n");
     }
 
     #[tokio::test]

@@ -99,6 +99,7 @@ enum Verb {
 }
 
 fn main() -> ExitCode {
+    windlass::agent::sandbox::launch_if_asked();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(usage) => {

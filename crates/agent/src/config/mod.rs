@@ -93,8 +93,9 @@ impl AgentConfig {
     /// What is wrong with it as it is written; keys are looked for when it is used.
     fn check(&self) -> Result<(), String> {
         match self {
-            // What is wrong with a model's settings shows when its agent is made.
-            AgentConfig::Builtin(_) | AgentConfig::Llm(_) => Ok(()),
+            AgentConfig::Builtin(_) => Ok(()),
+            // What else is wrong with a model's settings shows when its agent is made.
+            AgentConfig::Llm(llm) => llm.tools.check_walls().map_err(|error| error.to_string()),
             AgentConfig::Process(process) => process.check(),
             AgentConfig::Http(http) => http.endpoint().map(drop),
         }

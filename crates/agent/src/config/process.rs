@@ -1,7 +1,10 @@
 //! What can be said of a program that is an agent?
 
 use super::keys::handed_on;
-use crate::{Crew, ProcessWorker, Program};
+use crate::{
+    Crew, ProcessWorker, Program,
+    sandbox::{Profile, Sandbox},
+};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
@@ -35,6 +38,9 @@ pub struct ProcessConfig {
     /// How long an idle worker stays, in seconds. Default: 300.
     #[serde(default)]
     pub idle_seconds: Option<u64>,
+    /// What it may do. Default: what its user may; it dies with Windlass.
+    #[serde(default)]
+    pub sandbox: Sandbox,
 }
 
 /// How a program is run.
@@ -55,10 +61,18 @@ fn output_limit() -> usize {
 impl ProcessConfig {
     pub(super) fn summary(&self) -> String {
         let command = self.command.join(" ");
-        match self.mode {
+        let does = match self.mode {
             ProcessMode::Once => format!("runs {command} for each run"),
             ProcessMode::Worker => format!("keeps up to {} of {command}", self.crew().processes),
+        };
+        match self.walls().profile() {
+            Profile::None => does,
+            Profile::Workspace => format!("{does}, within its workspace"),
         }
+    }
+
+    fn walls(&self) -> Sandbox {
+        self.sandbox.or(Profile::None)
     }
 
     pub(super) fn check(&self) -> Result<(), String> {
@@ -78,7 +92,7 @@ impl ProcessConfig {
         ];
         match counts.iter().find(|(_, count)| *count == Some(0)) {
             Some((setting, _)) => Err(format!("{setting} is 0; it is at least 1")),
-            None => Ok(()),
+            None => self.walls().check(self.dir.as_deref()).map_err(|error| error.to_string()),
         }
     }
 
@@ -89,6 +103,7 @@ impl ProcessConfig {
         program.dir = self.dir.clone();
         program.stdout_limit = self.output_limit;
         program.time_limit = self.timeout_seconds.map(Duration::from_secs);
+        program.sandbox = self.walls();
         Ok(program)
     }
 

@@ -1,6 +1,9 @@
 //! What can be said of an LLM agent in a configuration file?
 
-use crate::config::keys;
+use crate::{
+    config::keys,
+    sandbox::{Profile, Sandbox},
+};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -108,6 +111,8 @@ pub struct ToolsConfig {
     pub output_limit: usize,
     /// How long a program or a fetch may take, in seconds.
     pub timeout_s: u64,
+    /// What programs may do that the model starts (`shell`, `job_start`). Default: the profile `workspace`.
+    pub sandbox: Sandbox,
     /// MCP servers whose tools the model may use too, by name. Their tools are called `NAME__TOOL`.
     #[cfg(feature = "mcp")]
     pub mcp: BTreeMap<String, crate::mcp::McpConfig>,
@@ -123,8 +128,29 @@ impl Default for ToolsConfig {
             env: Vec::new(),
             output_limit: 64 * 1024,
             timeout_s: 120,
+            sandbox: Sandbox::default(),
             #[cfg(feature = "mcp")]
             mcp: BTreeMap::new(),
+        }
+    }
+}
+
+impl ToolsConfig {
+    /// The walls around programs that the model starts.
+    pub(crate) fn walls(&self) -> Sandbox {
+        self.sandbox.or(Profile::Workspace)
+    }
+
+    /// Whether these walls can be had, if they are needed.
+    pub(crate) fn check_walls(&self) -> Result<(), LlmConfigError> {
+        let starts_programs = self.enabled.iter().any(|tool| tool == "shell" || tool == "job_start");
+        // Without a workspace, that is what is missing.
+        match &self.workspace {
+            Some(workspace) if starts_programs => self
+                .walls()
+                .check(Some(workspace))
+                .map_err(|error| LlmConfigError::invalid("tools.sandbox", error.to_string())),
+            _ => Ok(()),
         }
     }
 }

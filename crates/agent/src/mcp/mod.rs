@@ -22,7 +22,7 @@ mod tool;
 
 pub use server::{McpServer, McpUnavailable};
 
-use crate::egress::AllowedHost;
+use crate::{egress::AllowedHost, sandbox::Sandbox};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -44,6 +44,8 @@ pub struct McpConfig {
     pub env: BTreeMap<String, String>,
     /// Names of variables handed on to it; where `NAME` is not set, the content of the file that `NAME_FILE` names.
     pub env_from: Vec<String>,
+    /// What the program may do. Default: what its user may; it dies with Windlass.
+    pub sandbox: Sandbox,
     /// The endpoint: https to a public address, unless `allow` says otherwise.
     pub url: Option<String>,
     /// The variable that holds the token sent as `Authorization: Bearer`; or the file that `NAME_FILE` names.
@@ -67,6 +69,7 @@ impl Default for McpConfig {
             dir: None,
             env: BTreeMap::new(),
             env_from: Vec::new(),
+            sandbox: Sandbox::default(),
             url: None,
             token_env: None,
             token_file: None,

@@ -3,9 +3,11 @@
 use super::{McpConfig, tool::McpTool};
 use crate::{
     Program,
+    complaints::Meter,
     config::keys::{either, handed_on},
     egress::{Egress, EgressRules},
     program::{Group, Lines},
+    sandbox::Profile,
     tools::Tool,
 };
 use reqwest::Url;
@@ -160,16 +162,17 @@ impl McpServer {
         program.env = handed_on(&config.env_from)?;
         program.env.extend(config.env.iter().map(|(name, value)| (name.into(), value.into())));
         program.dir = config.dir.clone();
+        program.sandbox = config.sandbox.or(Profile::None);
+        program.sandbox.check(program.dir.as_deref()).map_err(|error| error.to_string())?;
         let mut group = Group::spawn(&program).map_err(|error| error.to_string())?;
-        let pipes = (group.child.stdin().take(), group.child.stdout().take(), group.child.stderr().take());
-        let (Some(stdin), Some(stdout), Some(stderr)) = pipes else {
-            unreachable!("all three were asked to be pipes, and nobody has taken them");
-        };
+        let (stdin, stdout, stderr) = group.pipes();
         let name = self.inner.name.clone();
         let complaints = AbortOnDropHandle::new(tokio::spawn(async move {
-            let mut lines = Lines::new(stderr);
+            let (mut lines, mut meter) = (Lines::new(stderr), Meter::new());
             while let Some(line) = lines.next().await {
-                tracing::info!(target: "windlass::mcp", server = name, "{line}");
+                if meter.admits(|more| tracing::info!(target: "windlass::mcp", server = name, "{more} more lines")) {
+                    tracing::info!(target: "windlass::mcp", server = name, "{line}");
+                }
             }
         }));
         let transport = AsyncRwTransport::new_client(stdout, stdin).with_max_line_length(MESSAGE);

@@ -1,7 +1,10 @@
 //! How is a tool of a server called, and how far is what it says believed?
 
 use super::{McpConfig, schema::bounded, server::McpServer, server::schema};
-use crate::tools::{Effect, Reply, Tool, ToolContext, shown};
+use crate::{
+    sandbox::Profile,
+    tools::{Effect, Reply, Tool, ToolContext, shown},
+};
 use async_trait::async_trait;
 use rmcp::{
     ServiceError,
@@ -37,6 +40,7 @@ pub(super) struct McpTool {
     promise: Option<jsonschema::Validator>,
     effect: Effect,
     timeout: Duration,
+    sandbox: Option<Profile>,
 }
 
 impl McpTool {
@@ -68,6 +72,7 @@ impl McpTool {
             promise: promise.map_err(|error| format!("its output schema is none: {error}"))?,
             effect: effect(offer.annotations.as_ref().filter(|_| config.trust_hints)),
             timeout: Duration::from_secs(config.timeout_seconds.max(1)),
+            sandbox: (!config.command.is_empty()).then(|| config.sandbox.profile()),
         })
     }
 
@@ -112,6 +117,10 @@ impl Tool for McpTool {
 
     fn timeout(&self) -> Duration {
         self.timeout
+    }
+
+    fn sandbox(&self) -> Option<Profile> {
+        self.sandbox
     }
 
     async fn call(&self, arguments: Value, context: &ToolContext<'_>) -> Result<Reply, CoreExecutorError> {

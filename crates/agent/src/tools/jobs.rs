@@ -11,6 +11,7 @@ use super::{
 use crate::{
     jobs::{heard, operation_id},
     program::run,
+    sandbox::Profile,
 };
 use async_trait::async_trait;
 use serde::Deserialize;
@@ -36,6 +37,7 @@ const RESULT: usize = 8 * 1024;
 const JOBS: usize = 16;
 /// Operations that are listed.
 const SHOWN: usize = 50;
+const STARTS: &str = "Starts a program in the background and returns its number at once. You are told when it ends.";
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The jobs that are under way.
@@ -92,6 +94,7 @@ impl Drop for ShellJobs {
 /// Starts a program in the background.
 #[derive(Debug)]
 pub struct JobStart {
+    description: String,
     schema: Value,
     jobs: Arc<ShellJobs>,
     surroundings: Surroundings,
@@ -102,7 +105,8 @@ impl JobStart {
         let mut schema = command_schema();
         schema["properties"]["name"] = json!({ "type": "string", "minLength": 1, "maxLength": 100 });
         schema["required"] = json!(["name", "argv"]);
-        JobStart { schema, jobs, surroundings }
+        let description = format!("{STARTS}{}", surroundings.walls());
+        JobStart { description, schema, jobs, surroundings }
     }
 }
 
@@ -119,8 +123,8 @@ impl Tool for JobStart {
         "job_start"
     }
 
-    fn description(&self) -> &'static str {
-        "Starts a program in the background and returns its number at once. You are told when it ends."
+    fn description(&self) -> &str {
+        &self.description
     }
 
     fn schema(&self) -> &Value {
@@ -133,6 +137,10 @@ impl Tool for JobStart {
 
     fn timeout(&self) -> Duration {
         PATIENCE
+    }
+
+    fn sandbox(&self) -> Option<Profile> {
+        Some(self.surroundings.sandbox.profile())
     }
 
     async fn call(&self, arguments: Value, context: &ToolContext<'_>) -> Result<Reply, CoreExecutorError> {

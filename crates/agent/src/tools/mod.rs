@@ -18,6 +18,7 @@ pub use shell::Shell;
 pub use text::shown;
 pub(crate) use toolbox::Toolbox;
 
+use crate::sandbox::Profile;
 use async_trait::async_trait;
 use serde_json::Value;
 use std::{fmt, time::Duration};
@@ -44,6 +45,11 @@ pub trait Tool: Send + Sync + 'static {
 
     /// How long a call may take.
     fn timeout(&self) -> Duration;
+
+    /// The walls around what it starts, committed with the intent to call it; none if it starts nothing.
+    fn sandbox(&self) -> Option<Profile> {
+        None
+    }
 
     /// Does it. What goes wrong with the call itself is a reply for the model, with [`Reply::error`].
     ///

@@ -1,16 +1,14 @@
 //! How does a model run a program?
 //!
-//! A program and its arguments, never a line for a shell. It runs in the workspace, in a process group of its own that is
-//! killed with the call, with an environment of the few variables that programs need and those that were allowed, and
-//! with bounded output and time.
-//!
-//! What is *not* there: no sandbox. The program has the rights of the user that Windlass runs as; it can read and write
-//! outside the workspace, use the network and all the memory and processors that user may. A process that leaves its
-//! group outlives the call. Where models are not trusted with that, run Windlass itself in a container or as a user of
-//! its own, or let a person approve each call (`tools.approve = ["shell"]`).
+//! A program and its arguments, never a line for a shell. It runs in the workspace, in the [sandbox](crate::sandbox)
+//! that `tools.sandbox` declares, with an environment of the few variables that programs need and those that were
+//! allowed, and with bounded output and time. Whatever it has started is killed with the call.
 
 use super::{Effect, Reply, Tool, ToolContext, Workspace};
-use crate::program::{Finished, Program, ProgramError, run};
+use crate::{
+    program::{Finished, Program, ProgramError, run},
+    sandbox::{Profile, Sandbox},
+};
 use async_trait::async_trait;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -22,16 +20,33 @@ const OUTPUT: usize = 4 * 1024 * 1024;
 /// Time for a program to be killed and its pipes read, before the tool's own time is up.
 const MARGIN: Duration = Duration::from_secs(5);
 
-/// Where programs run, what they see, and how long.
+const DOES: &str = "Runs a program in the workspace, waits for its end and returns what it wrote. Give the program and \
+                    its arguments as a list; for pipes and the like, run [\"sh\", \"-c\", \"…\"].";
+
+/// Where programs run, what they see and may do, and how long.
 #[derive(Clone, Debug)]
 pub(crate) struct Surroundings {
     pub(crate) workspace: Arc<Workspace>,
     pub(crate) env: Vec<String>,
     pub(crate) limit: Duration,
     pub(crate) output: usize,
+    pub(crate) sandbox: Sandbox,
 }
 
 impl Surroundings {
+    /// What a model is told of the walls around its programs.
+    pub(super) fn walls(&self) -> &'static str {
+        match (self.sandbox.profile(), self.sandbox.network) {
+            (Profile::None, _) => "",
+            (Profile::Workspace, false) => {
+                " It sees the workspace and the system's programs, changes the workspace only, and has no network."
+            }
+            (Profile::Workspace, true) => {
+                " It sees the workspace and the system's programs, and changes the workspace only."
+            }
+        }
+    }
+
     /// What a model asks to run.
     pub(super) fn program(&self, command: &Command) -> Program {
         let env = self.env.iter().filter_map(|name| Some((name.into(), std::env::var_os(name)?))).collect();
@@ -39,7 +54,7 @@ impl Surroundings {
             env,
             dir: Some(self.workspace.path().to_owned()),
             stdout_limit: OUTPUT,
-            time_limit: None,
+            sandbox: self.sandbox.clone(),
             ..Program::new(&command.argv)
         }
     }
@@ -83,7 +98,7 @@ pub(super) fn told(ended: Result<Finished, ProgramError>, complaints: &str) -> (
         }
         Err(error) => {
             let code = match &error {
-                ProgramError::Spawn { .. } | ProgramError::Empty => "program_not_started",
+                ProgramError::Spawn { .. } | ProgramError::Empty | ProgramError::Sandbox(_) => "program_not_started",
                 ProgramError::TooMuchOutput { .. } => "output_too_large",
                 ProgramError::TimedOut { .. } => "program_timed_out",
                 ProgramError::Lingered | ProgramError::Pipe(_) => "program_failed",
@@ -104,13 +119,15 @@ pub(super) fn complaint(complaints: &mut String, line: &str, limit: usize) {
 /// Runs a program in the workspace and waits for its end.
 #[derive(Debug)]
 pub struct Shell {
+    description: String,
     schema: Value,
     surroundings: Surroundings,
 }
 
 impl Shell {
     pub(crate) fn new(surroundings: Surroundings) -> Shell {
-        Shell { schema: command_schema(), surroundings }
+        let description = format!("{DOES}{}", surroundings.walls());
+        Shell { description, schema: command_schema(), surroundings }
     }
 }
 
@@ -120,9 +137,8 @@ impl Tool for Shell {
         "shell"
     }
 
-    fn description(&self) -> &'static str {
-        "Runs a program in the workspace, waits for its end and returns what it wrote. Give the program and its arguments \
-         as a list; for pipes and the like, run [\"sh\", \"-c\", \"…\"]."
+    fn description(&self) -> &str {
+        &self.description
     }
 
     fn schema(&self) -> &Value {
@@ -134,7 +150,11 @@ impl Tool for Shell {
     }
 
     fn timeout(&self) -> Duration {
-        self.surroundings.limit + MARGIN
+        self.surroundings.limit.saturating_add(MARGIN)
+    }
+
+    fn sandbox(&self) -> Option<Profile> {
+        Some(self.surroundings.sandbox.profile())
     }
 
     async fn call(&self, arguments: Value, context: &ToolContext<'_>) -> Result<Reply, CoreExecutorError> {

@@ -44,6 +44,7 @@ impl Toolbox {
             output_limit: config.output_limit.clamp(256, 16 * 1024 * 1024),
         };
         let invalid = |problem: String| LlmConfigError::invalid("tools.enabled", problem);
+        config.check_walls()?;
         let workspace = match &config.workspace {
             Some(path) => Some(Arc::new(Workspace::open(path).map_err(|error| {
                 LlmConfigError::invalid("tools.workspace", format!("{}: {error}", path.display()))
@@ -56,8 +57,9 @@ impl Toolbox {
         };
         let limit = Duration::from_secs(config.timeout_s);
         let surroundings = |name: &str| {
-            let (env, limit) = (config.env.clone(), limit);
-            Ok::<_, LlmConfigError>(Surroundings { workspace: place(name)?, env, limit, output: toolbox.output_limit })
+            let (env, limit, sandbox) = (config.env.clone(), limit, config.walls());
+            let (workspace, output) = (place(name)?, toolbox.output_limit);
+            Ok::<_, LlmConfigError>(Surroundings { workspace, env, limit, output, sandbox })
         };
         let mut jobs: Option<Arc<ShellJobs>> = None;
         let mut tools: Vec<Arc<dyn Tool>> = Vec::new();

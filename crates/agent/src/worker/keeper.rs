@@ -10,9 +10,10 @@ use super::{
     works::Works,
 };
 use crate::{
-    complaints::Complaints,
+    complaints::{Complaints, Meter},
     exchange::{Answer, Minutes, listed, protocol_error, told},
     process::ended,
+    program::FOR_EVER,
 };
 use std::{
     sync::{Arc, Weak},
@@ -24,8 +25,6 @@ use windlass_runtime::{CoreApplyOutput, CoreExecutorError, Turn, TurnError, stor
 
 /// How long a process may take to end a run that is cancelled. Below the runtime's grace time, which ends it for good.
 const CANCELLING: Duration = Duration::from_secs(2);
-/// The longest time limit: beyond it nobody waits.
-const FOR_EVER: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// A run for a process, and where its end is waited for.
 #[derive(Debug)]
@@ -105,6 +104,7 @@ impl Keeper {
 
     /// Waits for the next run; none if the process is gone or has nothing to do.
     async fn idle(&mut self, mut waiting: oneshot::Receiver<Order>) -> Option<Order> {
+        let mut meter = Meter::new();
         loop {
             let has_nothing_to_do = self.works.is_empty();
             let said = tokio::select! {
@@ -113,7 +113,9 @@ impl Keeper {
                 heard = self.link.hear() => match heard {
                     Heard::Line(line) => parse(&line),
                     Heard::Complaint(line) => {
-                        tracing::info!(target: "windlass::executor", "{line}");
+                        if meter.admits(|more| tracing::info!(target: "windlass::executor", "{more} more lines")) {
+                            tracing::info!(target: "windlass::executor", "{line}");
+                        }
                         continue;
                     }
                     Heard::End(_) => return self.pass_on(waiting),

@@ -15,7 +15,7 @@ const UNREAD: usize = 4 << 20;
 /// How long its last complaints are read after it is gone.
 const DRAINING: Duration = Duration::from_millis(500);
 
-/// A process and its three pipes. Dropping it kills the process and everything in its group.
+/// A process and its three pipes. Dropping it kills the process and all it has started.
 pub(super) struct Link {
     group: Group,
     /// None once the process has closed it.
@@ -53,10 +53,7 @@ pub(super) enum End {
 impl Link {
     pub(super) fn open(program: &Program) -> Result<Link, ProgramError> {
         let mut group = Group::spawn(program)?;
-        let pipes = (group.child.stdin().take(), group.child.stdout().take(), group.child.stderr().take());
-        let (Some(feed), Some(stdout), Some(stderr)) = pipes else {
-            unreachable!("all three were asked to be pipes, and nobody has taken them");
-        };
+        let (feed, stdout, stderr) = group.pipes();
         let lines = FramedRead::new(stdout, LinesCodec::new_with_max_length(program.stdout_limit));
         let (unread, complaints) = (VecDeque::new(), Lines::new(stderr));
         Ok(Link { group, feed: Some(feed), unread, lines, complaints, is_silent: false })

@@ -52,6 +52,11 @@ impl Works {
             let turn = turn.ok_or_else(|| ("run_closed", "background work is begun within a run".to_owned()))?;
             return self.start(at, name, turn).await;
         }
+        if let Report::Progress { percent: Some(percent), .. } = &op.report
+            && !(0.0..=100.0).contains(percent)
+        {
+            return Err(("refused", format!("percent is 0 to 100, not {percent}")));
+        }
         let (id, ops) = known.ok_or_else(|| ("not_found", "this process has no such work under way".to_owned()))?;
         let (id, reported) = (*id, op.report.make(*id, ops).await);
         // What is over, or was ended from outside, is not under way. What is only not taken, because it is too large,

@@ -51,6 +51,7 @@ impl Bench {
     }
 
     pub(crate) async fn over(store: Arc<dyn Store>, config: &LlmConfig, deps: LlmDeps) -> Bench {
+        windlass_agent::sandbox::use_launcher(env!("CARGO_BIN_EXE_windlass-launch"));
         let blobs = deps.blobs.clone();
         let agent = LlmAgent::from_config(config, deps).expect("an agent");
         let mut builder = RuntimeSessionAdapter::builder()

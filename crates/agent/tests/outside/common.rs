@@ -29,8 +29,14 @@ pub(crate) fn adapter(executor: Arc<dyn CoreExecutor>) -> RuntimeSessionAdapter 
     with_factory(Arc::new(One(executor)))
 }
 
+/// Programs are started by a launcher, as the command's are.
+pub(crate) fn launched() {
+    windlass_agent::sandbox::use_launcher(env!("CARGO_BIN_EXE_windlass-launch"));
+}
+
 /// Sessions in memory that retry at once, with these executors.
 pub(crate) fn with_factory(factory: Arc<dyn ExecutorFactory>) -> RuntimeSessionAdapter {
+    launched();
     let limits = Limits { backoff: Duration::from_millis(1), ..Limits::default() };
     RuntimeSessionAdapter::builder().store(Arc::new(MemoryStore::new())).factory(factory).limits(limits).build()
 }

@@ -9,5 +9,6 @@ mod mcp;
 #[cfg(feature = "mcp")]
 #[path = "../python/mod.rs"]
 mod python;
+mod sandbox;
 mod service;
 mod worker;

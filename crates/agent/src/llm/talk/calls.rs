@@ -61,7 +61,8 @@ impl Talk<'_> {
             {
                 let is_intended = self.conversation.ledger.ambiguous(&prepared.call.id).is_some();
                 if !is_intended {
-                    self.fresh.intended.push(Intent { call: prepared.call.id.clone(), key: key.clone() });
+                    let (call, sandbox) = (prepared.call.id.clone(), prepared.tool.sandbox());
+                    self.fresh.intended.push(Intent { call, key: key.clone(), sandbox });
                 }
                 // A person's yes is for one call: it is used up before that is made, so that none after a crash has it.
                 if !is_intended || self.fresh.resolved {

@@ -1,0 +1,251 @@
+//! How does a launcher start a program, and end all that comes of it?
+//!
+//! It is the subreaper of what it starts: whoever loses its parent becomes a child of the launcher, in whatever session
+//! or group it is. So there is an end: kill all children, wait, kill those that took their places, until there are none.
+//! A child's number is not given to another process before the launcher has waited for it, so nobody else is hit.
+//!
+//! Its only reasons to end are the program's end, a signal that asks for it, and the end of the process that started it.
+
+use super::{LAUNCHER, Order, Profile, READY, Sandbox, confine::confine};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    fd::OwnedFd,
+    process::{
+        Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitOptions, WaitStatus, getpid, getppid, kill_process,
+        kill_process_group, nice, pidfd_open, set_child_subreaper, setsid, wait, waitid, waitpid,
+    },
+    stdio::{dup2_stdin, dup2_stdout},
+};
+use signal_hook::{
+    consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM},
+    flag,
+    low_level::{emulate_default_handler, pipe},
+};
+use std::{
+    convert::Infallible,
+    error::Error,
+    ffi::OsString,
+    fs::{self, DirBuilder, File},
+    io::{self, Read, Write},
+    os::unix::{fs::DirBuilderExt, net::UnixStream, process::CommandExt},
+    path::{Path, PathBuf},
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+/// How often processes are counted, where there is a limit.
+const COUNTING: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+/// How much the program yields to its launcher, where processes are counted: so that this gets to do it.
+const YIELDING: i32 = 10;
+/// How long killed processes are waited for before the next look.
+const DYING: Duration = Duration::from_millis(1);
+/// The status of what was never started: `EX_CONFIG`, because another try would end the same way.
+const NOT_STARTED: i32 = 78;
+
+/// Does the work of a launcher, and ends this process as the program has ended.
+pub(super) fn run(mut arguments: impl Iterator<Item = OsString>) -> ! {
+    let order = arguments.next().unwrap_or_default();
+    let Err(error) = launch(&order, &arguments.collect::<Vec<_>>());
+    complain(&format!("the program is not started: {error}"));
+    std::process::exit(NOT_STARTED)
+}
+
+/// Says something to whoever reads the program's complaints.
+fn complain(words: &str) {
+    // Nobody reads them any more: then nobody wants to know.
+    let _ = writeln!(io::stderr(), "{LAUNCHER}: {words}");
+}
+
+fn launch(order: &OsString, argv: &[OsString]) -> Result<Infallible, Box<dyn Error>> {
+    let Order { host, sandbox, temp } = serde_json::from_slice(order.as_encoded_bytes())?;
+    // A leader of a session already, if it was started from a shell.
+    let _ = setsid();
+    let parent = getppid().ok_or("the process that started it cannot be seen")?;
+    let host_fd = pidfd_open(parent, PidfdFlags::empty())?;
+    // Whoever is our parent after its end has another number, and is not watched in its place.
+    if getppid().map(Pid::as_raw_pid) != i32::try_from(host).ok() {
+        return Err("the process that started it is gone".into());
+    }
+    set_child_subreaper(Some(getpid()))?;
+    children(getpid(), getpid()).map_err(|error| format!("this kernel does not list children: {error}"))?;
+    let signals = Signals::listen()?;
+    let temporary = match sandbox.profile() {
+        Profile::None => None,
+        Profile::Workspace => Some(Temporary::make(&temp)?),
+    };
+
+    let folder = temporary.as_ref().map(|temporary| temporary.0.as_path());
+    let started = thread::scope(|scope| scope.spawn(|| start(&sandbox, folder, argv)).join());
+    let (child, missing) = started.map_err(|_| "its thread panicked")??;
+    let Some(child) = child else {
+        drop(temporary);
+        write!(io::stdout(), "{READY}{}", missing.join("; "))?;
+        std::process::exit(0);
+    };
+    // Whoever waits for the end of what the program says does not wait for us.
+    let nothing = File::options().read(true).write(true).open("/dev/null")?;
+    let watched = dup2_stdin(&nothing)
+        .and_then(|()| dup2_stdout(&nothing))
+        .map_err(io::Error::from)
+        .and_then(|()| watch(child, &host_fd, signals, sandbox.processes));
+    let status = end(child);
+    drop(temporary);
+    if let (true, Some(most)) = (watched?, sandbox.processes) {
+        complain(&format!("there were more than {most} processes and threads, and all were killed"));
+    }
+    let status = status?;
+    if let Some(signal) = status.terminating_signal() {
+        // Does not return, but for signals that end nobody.
+        let _ = emulate_default_handler(signal);
+    }
+    std::process::exit(status.exit_status().unwrap_or(NOT_STARTED))
+}
+
+/// Confines the calling thread and starts the program in it; says what is missing of the walls. No program: none.
+fn start(sandbox: &Sandbox, temporary: Option<&Path>, argv: &[OsString]) -> Result<(Option<Pid>, Vec<String>), String> {
+    if sandbox.processes.is_some() {
+        nice(YIELDING).map_err(|error| error.to_string())?;
+    }
+    let missing = confine(sandbox, temporary).map_err(|error| error.to_string())?;
+    let Some((name, arguments)) = argv.split_first() else { return Ok((None, missing)) };
+    let mut command = Command::new(name);
+    command.args(arguments).process_group(0);
+    for variable in ["TMPDIR", "HOME"] {
+        if let (Some(folder), None) = (temporary, std::env::var_os(variable)) {
+            command.env(variable, folder);
+        }
+    }
+    let child = command.spawn().map_err(|error| format!("{}: {error}", name.display()))?;
+    Ok((Some(Pid::from_child(&child)), missing))
+}
+
+/// Waits until everything is to end; says whether processes have become too many. Reaps those that lose
+/// their parents meanwhile.
+fn watch(child: Pid, host: &OwnedFd, mut signals: Signals, most: Option<u64>) -> io::Result<bool> {
+    loop {
+        signals.drain();
+        // Not reaped yet, so that the number of its group stays its own.
+        let ended = waitid(WaitId::Pid(child), WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT)?;
+        if ended.is_some() || signals.end.load(Ordering::Relaxed) {
+            return Ok(false);
+        }
+        for orphan in children(getpid(), getpid())?.into_iter().filter(|pid| *pid != child) {
+            waitpid(Some(orphan), WaitOptions::NOHANG)?;
+        }
+        // We are the first.
+        if most.is_some_and(|most| are_more(getpid(), &mut most.saturating_add(1))) {
+            return Ok(true);
+        }
+        let mut sources = [PollFd::new(host, PollFlags::IN), PollFd::new(&signals.wake, PollFlags::IN)];
+        match poll(&mut sources, most.map(|_| &COUNTING)) {
+            Ok(_) if !sources[0].revents().is_empty() => return Ok(false),
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Kills all there is, and returns how the program has ended.
+fn end(child: Pid) -> io::Result<WaitStatus> {
+    // At one blow, so that what multiplies in its group has no time to. An error means that the group is empty.
+    let _ = kill_process_group(child, Signal::KILL);
+    let mut ended = None;
+    loop {
+        for pid in children(getpid(), getpid())? {
+            // Not possible for one that is dead and not reaped.
+            let _ = kill_process(pid, Signal::KILL);
+        }
+        loop {
+            match wait(WaitOptions::NOHANG) {
+                Ok(Some((pid, status))) if pid == child => ended = Some(status),
+                Ok(Some(_)) => {}
+                Ok(None) => break,
+                // There are none any more.
+                Err(_) => return ended.ok_or_else(|| io::Error::other("the program was reaped by somebody else")),
+            }
+        }
+        thread::sleep(DYING);
+    }
+}
+
+/// The children of a thread of a process; none if it is gone.
+fn children(process: Pid, thread: Pid) -> io::Result<Vec<Pid>> {
+    let (process, thread) = (process.as_raw_pid(), thread.as_raw_pid());
+    let listed = fs::read_to_string(format!("/proc/{process}/task/{thread}/children"))?;
+    Ok(listed.split_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)).collect())
+}
+
+/// Whether a process and its descendants have more threads than this, as far as they hold still to be counted. Counts no
+/// further: there may be very many.
+fn are_more(process: Pid, than: &mut u64) -> bool {
+    let Ok(threads) = fs::read_dir(format!("/proc/{}/task", process.as_raw_pid())) else { return false };
+    let mut threads = threads.filter_map(|thread| Pid::from_raw(thread.ok()?.file_name().to_str()?.parse().ok()?));
+    threads.any(|thread| match than.checked_sub(1) {
+        None => true,
+        Some(rest) => {
+            *than = rest;
+            children(process, thread).unwrap_or_default().into_iter().any(|child| are_more(child, than))
+        }
+    })
+}
+
+/// Signals of interest.
+struct Signals {
+    /// Has something to read when there was one.
+    wake: UnixStream,
+    /// Whether there was one that asks us to end.
+    end: Arc<AtomicBool>,
+}
+
+impl Signals {
+    fn listen() -> io::Result<Signals> {
+        let (wake, waker) = UnixStream::pair()?;
+        wake.set_nonblocking(true)?;
+        let end = Arc::new(AtomicBool::new(false));
+        for signal in [SIGTERM, SIGINT, SIGHUP, SIGQUIT] {
+            flag::register(signal, Arc::clone(&end))?;
+        }
+        // After the flag, which is then set before anybody looks.
+        for signal in [SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGCHLD] {
+            pipe::register(signal, waker.try_clone()?)?;
+        }
+        Ok(Signals { wake, end })
+    }
+
+    fn drain(&mut self) {
+        while matches!(self.wake.read(&mut [0; 64]), Ok(1..)) {}
+    }
+}
+
+/// The program's own temporary folder, which goes with it.
+struct Temporary(PathBuf);
+
+impl Temporary {
+    /// Makes one that nobody else can look into.
+    fn make(parent: &Path) -> io::Result<Temporary> {
+        let pid = std::process::id();
+        let mut number = 0_u32;
+        loop {
+            let path = parent.join(format!("{LAUNCHER}-{pid}-{number}"));
+            match DirBuilder::new().mode(0o700).create(&path) {
+                Ok(()) => return Ok(Temporary(path)),
+                // Left by one that was killed.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => number += 1,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.0) {
+            complain(&format!("{} is left behind: {error}", self.0.display()));
+        }
+    }
+}
