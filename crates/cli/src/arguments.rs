@@ -1,12 +1,64 @@
 //! How are the arguments written that several verbs take?
 
-use crate::failure::Failure;
+use crate::{completion, connection::Connection, failure::Failure, output::Format};
+use serde::Serialize;
 use std::time::Duration;
-use windlass_client::Paging;
+use windlass_client::{Client, Paging, api::Page};
+
+/// A question to a server: to which one, and how the answer is told.
+#[derive(clap::Args, Clone, Debug)]
+pub(crate) struct Ask {
+    #[command(flatten)]
+    pub(crate) connection: Connection,
+    #[command(flatten)]
+    pub(crate) format: Format,
+}
+
+impl Ask {
+    /// Asks, and hears the whole answer.
+    pub(crate) fn of<T, E: Into<Failure>>(
+        &self,
+        question: impl AsyncFnOnce(Client) -> Result<T, E>,
+    ) -> Result<T, Failure> {
+        let client = self.connection.client()?;
+        block_on(async { question(client).await.map_err(Into::into) })
+    }
+
+    /// Asks, and tells what the answer says, a field a line.
+    pub(crate) fn tell<T: Serialize, E: Into<Failure>>(
+        &self,
+        question: impl AsyncFnOnce(Client) -> Result<T, E>,
+    ) -> Result<(), Failure> {
+        self.format.fields(&self.of(question)?)
+    }
+}
+
+/// A question about one session.
+#[derive(clap::Args, Clone, Debug)]
+pub(crate) struct OfSession {
+    /// The session: its id or name
+    #[arg(add = completion::sessions())]
+    pub(crate) session: String,
+    #[command(flatten)]
+    pub(crate) ask: Ask,
+}
+
+/// A question about one input.
+#[derive(clap::Args, Clone, Debug)]
+pub(crate) struct OfInput {
+    /// The session: its id or name
+    #[arg(add = completion::sessions())]
+    pub(crate) session: String,
+    /// The input's id
+    #[arg(add = completion::inputs())]
+    pub(crate) input: String,
+    #[command(flatten)]
+    pub(crate) ask: Ask,
+}
 
 /// Which page of a list.
 #[derive(clap::Args, Clone, Debug)]
-pub(crate) struct Page {
+pub(crate) struct Paged {
     /// At most so many, 500 at the most
     #[arg(long, value_name = "N")]
     limit: Option<u32>,
@@ -15,16 +67,31 @@ pub(crate) struct Page {
     cursor: Option<String>,
 }
 
-impl Page {
+impl Paged {
     pub(crate) fn paging(&self) -> Paging {
         Paging { limit: self.limit, cursor: self.cursor.clone() }
     }
 }
 
-/// Tells people how to see the rest of a list.
-pub(crate) fn more(next_cursor: Option<&String>) {
-    if let Some(cursor) = next_cursor {
-        crate::output::note(format!("there is more: --cursor {cursor}"));
+/// A question whose answer is a page of a list.
+#[derive(clap::Args, Clone, Debug)]
+pub(crate) struct Listing {
+    #[command(flatten)]
+    page: Paged,
+    #[command(flatten)]
+    pub(crate) ask: Ask,
+}
+
+impl Listing {
+    /// Asks for the page, and tells it.
+    pub(crate) fn tell<T: Serialize, E: Into<Failure>, const N: usize>(
+        &self,
+        question: impl AsyncFnOnce(Client, Paging) -> Result<Page<T>, E>,
+        heads: [&str; N],
+        row: impl Fn(&T) -> [String; N],
+    ) -> Result<(), Failure> {
+        let page = self.ask.of(async |client| question(client, self.page.paging()).await)?;
+        self.ask.format.page(&page, heads, row)
     }
 }
 
@@ -49,8 +116,8 @@ pub(crate) fn label(text: &str) -> Result<(String, String), String> {
     Ok((name.to_owned(), value.to_owned()))
 }
 
-/// Does what a verb asks of a server, to its end.
-pub(crate) fn ask<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+/// Does what a verb is there for, to its end.
+pub(crate) fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::failed)?.block_on(work)
 }
 

@@ -1,6 +1,11 @@
 //! `windlass config`: what is configured, by what, and is it right?
 
-use crate::{failure::Failure, output, serve::Settings, settings};
+use crate::{
+    failure::Failure,
+    output::{self, Format},
+    serve::Settings,
+    settings,
+};
 use windlass_server::Config;
 
 /// Show, check and begin a configuration
@@ -20,9 +25,8 @@ pub(crate) enum Verb {
 pub(crate) struct Show {
     #[command(flatten)]
     settings: Settings,
-    /// Print one JSON document
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    format: Format,
 }
 
 pub(crate) fn run(verb: &Verb) -> Result<(), Failure> {
@@ -30,10 +34,7 @@ pub(crate) fn run(verb: &Verb) -> Result<(), Failure> {
         Verb::Template => output::text(&format!("{}\n{}", Config::template().trim_end(), PROFILES)),
         Verb::Show(args) => {
             let shown = args.settings.config()?;
-            if args.json {
-                return output::document(&shown);
-            }
-            output::text(&toml::to_string(&shown).map_err(Failure::failed)?)
+            args.format.tell(&shown, |shown| output::text(&toml::to_string(shown).map_err(Failure::failed)?))
         }
         Verb::Check(args) => {
             args.config()?;

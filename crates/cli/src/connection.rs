@@ -33,6 +33,12 @@ impl Connection {
         Connection { url, profile, token_file, config }
     }
 
+    /// The connection of a command without flags.
+    pub(crate) fn of_environment() -> Connection {
+        let text = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+        Connection::of(text("WINDLASS_URL"), text("WINDLASS_PROFILE"), ConfigFile::of_environment())
+    }
+
     /// Whether a server was named, rather than taken for granted.
     pub(crate) fn is_named(&self) -> bool {
         self.url.is_some() || self.profile.is_some()

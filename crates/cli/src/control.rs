@@ -2,25 +2,11 @@
 //! led as a whole?
 
 use crate::{
-    arguments::ask,
-    connection::Connection,
+    arguments::OfSession,
     failure::{Exit, Failure},
-    output,
 };
 use windlass::{Disposition, RunId};
 use windlass_client::api::{Interrupt, InterruptOutcome, Reset, Verb};
-
-/// A verb that takes nothing but the session.
-#[derive(clap::Args)]
-pub(crate) struct Args {
-    /// The session: its id or name
-    session: String,
-    #[command(flatten)]
-    connection: Connection,
-    /// Print one JSON document
-    #[arg(long)]
-    json: bool,
-}
 
 /// Empty a session: its inputs are abandoned, its operations ended
 #[derive(clap::Args)]
@@ -29,7 +15,7 @@ pub(crate) struct ResetArgs {
     #[arg(long)]
     force: bool,
     #[command(flatten)]
-    common: Args,
+    of: OfSession,
 }
 
 /// Cancel the run that is on; exit code 3 if there is none, 5 if it was over before
@@ -45,27 +31,23 @@ pub(crate) struct InterruptArgs {
     #[arg(long)]
     requeue: bool,
     #[command(flatten)]
-    common: Args,
+    of: OfSession,
 }
 
-pub(crate) fn run(args: &Args, verb: Verb) -> Result<(), Failure> {
-    let client = args.connection.client()?;
-    let report = ask(async { Ok(client.control(&args.session, verb).await?) })?;
-    if args.json { output::document(&report) } else { output::fields(&report) }
+pub(crate) fn run(of: &OfSession, verb: Verb) -> Result<(), Failure> {
+    of.ask.tell(async |client| client.control(&of.session, verb).await)
 }
 
 pub(crate) fn reset(args: &ResetArgs) -> Result<(), Failure> {
-    let client = args.common.connection.client()?;
-    let report = ask(async { Ok(client.reset(&args.common.session, &Reset { force: args.force }).await?) })?;
-    if args.common.json { output::document(&report) } else { output::fields(&report) }
+    let reset = Reset { force: args.force };
+    args.of.ask.tell(async |client| client.reset(&args.of.session, &reset).await)
 }
 
 pub(crate) fn interrupt(args: &InterruptArgs) -> Result<(), Failure> {
-    let client = args.common.connection.client()?;
     let disposition = if args.requeue { Disposition::Requeue } else { Disposition::Drop };
     let interrupt = Interrupt { run: args.run, reason: args.reason.clone(), disposition };
-    let interrupted = ask(async { Ok(client.interrupt(&args.common.session, &interrupt).await?) })?;
-    if args.common.json { output::document(&interrupted) } else { output::fields(&interrupted) }?;
+    let interrupted = args.of.ask.of(async |client| client.interrupt(&args.of.session, &interrupt).await)?;
+    args.of.ask.format.fields(&interrupted)?;
     match interrupted.outcome {
         InterruptOutcome::Cancelled => Ok(()),
         InterruptOutcome::TooLate => Err(Failure::silent(Exit::Conflict)),

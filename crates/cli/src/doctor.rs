@@ -3,10 +3,10 @@
 //! Looks and changes nothing that is kept; its only writing is a small file beside the store, which it removes.
 
 use crate::{
-    arguments::ask,
+    arguments::block_on,
     connection::Connection,
     failure::{Exit, Failure},
-    output,
+    output::{self, Format},
     serve::Settings,
 };
 use serde::Serialize;
@@ -24,9 +24,8 @@ pub(crate) struct Args {
     settings: Settings,
     #[command(flatten)]
     server: Server,
-    /// Print one JSON document
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    format: Format,
 }
 
 /// Which server; the configuration file is that of the settings.
@@ -87,21 +86,18 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     }
     findings.push(server(args)?);
     let all_is_well = findings.iter().all(|finding| finding.state != State::Wrong);
-    if args.json {
-        output::document(&Document { ok: all_is_well, findings: &findings })?;
-    } else {
-        findings.iter().try_for_each(tell)?;
-    }
+    let document = Document { ok: all_is_well, findings: &findings };
+    args.format.tell(&document, |document| document.findings.iter().try_for_each(tell))?;
     if all_is_well { Ok(()) } else { Err(Failure::silent(Exit::Failed)) }
 }
 
 fn tell(finding: &Finding) -> Result<(), Failure> {
-    let mark = match finding.state {
-        State::Ok => "ok   ",
-        State::Note => "note ",
-        State::Wrong => "WRONG",
+    let (style, mark) = match finding.state {
+        State::Ok => (output::GOOD, "ok   "),
+        State::Note => (output::NOTE, "note "),
+        State::Wrong => (output::WRONG, "WRONG"),
     };
-    output::line(format_args!("{mark} {}: {}", finding.name, finding.detail))?;
+    output::line(format_args!("{style}{mark}{style:#} {}: {}", finding.name, finding.detail))?;
     match &finding.hint {
         Some(hint) => output::line(format_args!("      try: {hint}")),
         None => Ok(()),
@@ -187,7 +183,7 @@ fn server(args: &Args) -> Result<Finding, Failure> {
         Ok(client) => client,
         Err(failure) => return Ok(wrong("server", &failure)),
     };
-    ask(async {
+    block_on(async {
         let ready = match client.ready().await {
             Ok(_) => client.version().await,
             Err(error) => Err(error),

@@ -3,8 +3,8 @@
 //! Asks the server where one is named; otherwise folds the journal, beside a running process, and changes nothing.
 
 use crate::{
-    arguments::ask,
-    connection::Connection,
+    arguments::Ask,
+    completion,
     failure::Failure,
     journal, notation, output,
     place::{Place, session_id},
@@ -21,16 +21,15 @@ use windlass_client::api;
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// The session: its id, or the name that chat was given
+    #[arg(add = completion::sessions())]
     session: String,
     /// The input: its id; without a server also its idempotency key
+    #[arg(add = completion::inputs())]
     input: String,
     #[command(flatten)]
     place: Place,
     #[command(flatten)]
-    connection: Connection,
-    /// Print one JSON document
-    #[arg(long)]
-    json: bool,
+    ask: Ask,
 }
 
 #[derive(Serialize)]
@@ -48,10 +47,9 @@ struct Document {
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
-    if args.connection.is_named() {
-        let client = args.connection.client()?;
-        let explanation = ask(async { Ok(client.explain(&args.session, &args.input).await?) })?;
-        return if args.json { output::document(&explanation) } else { tell_of_server(&explanation) };
+    if args.ask.connection.is_named() {
+        let explanation = args.ask.of(async |client| client.explain(&args.session, &args.input).await)?;
+        return args.ask.format.tell(&explanation, tell_of_server);
     }
     let session = session_id(&args.session);
     let file = args.place.existing_store()?;
@@ -60,7 +58,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         let input = find(&store, session, args).await?;
         story(&store, session, input).await
     })?;
-    if args.json { output::document(&document) } else { tell(&document) }
+    args.ask.format.tell(&document, tell)
 }
 
 async fn find(store: &impl Store, session: SessionId, args: &Args) -> Result<InputId, Failure> {

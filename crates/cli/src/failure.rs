@@ -2,6 +2,7 @@
 //!
 //! `error: …` and `  try: …` on standard error, and an exit code from one table.
 
+use crate::output;
 use std::{fmt, io, process::ExitCode};
 use windlass::{RejectReason, SessionError, StoreError, WaitError};
 use windlass_client::ClientError;
@@ -111,9 +112,10 @@ impl Failure {
     }
 
     fn write(&self, to: &mut impl io::Write) -> io::Result<()> {
-        writeln!(to, "error: {}", self.message)?;
+        let (wrong, note) = (output::WRONG, output::NOTE);
+        writeln!(to, "{wrong}error:{wrong:#} {}", self.message)?;
         match &self.hint {
-            Some(hint) => writeln!(to, "  try: {hint}"),
+            Some(hint) => writeln!(to, "  {note}try:{note:#} {hint}"),
             None => Ok(()),
         }
     }

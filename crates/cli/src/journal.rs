@@ -4,7 +4,8 @@
 
 use crate::{
     failure::Failure,
-    notation, output,
+    notation,
+    output::{self, Format},
     place::{Place, session_id},
 };
 use serde::Serialize;
@@ -24,9 +25,8 @@ pub(crate) struct Args {
     after: u64,
     #[command(flatten)]
     place: Place,
-    /// Print one JSON document
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    format: Format,
 }
 
 #[derive(Serialize)]
@@ -48,19 +48,19 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
             let (pruned, page) = page(&store, session, after).await?;
             if pruned > Seq::ZERO {
                 document.pruned = pruned;
-                if !args.json {
+                if args.format.is_text() {
                     output::note(format!("entries up to {pruned} are no longer kept"));
                 }
             }
             let Some(last) = page.last() else { break };
             after = last.seq;
-            if args.json {
-                document.entries.extend(page);
-            } else {
+            if args.format.is_text() {
                 page.iter().try_for_each(|entry| output::line(notation::entry(entry)))?;
+            } else {
+                document.entries.extend(page);
             }
         }
-        if args.json { output::document(&document) } else { Ok(()) }
+        args.format.tell(&document, |_| Ok(()))
     })
 }
 

@@ -32,6 +32,7 @@ mod verify;
 mod version;
 mod wakes;
 
+use arguments::{Listing, OfInput, OfSession};
 use clap::{Parser, Subcommand};
 use failure::Failure;
 use std::process::ExitCode;
@@ -40,6 +41,8 @@ use std::process::ExitCode;
 #[derive(Parser)]
 #[command(name = "windlass", version, after_help = failure::EXIT_CODES)]
 struct Cli {
+    #[command(flatten)]
+    manner: output::Manner,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -54,27 +57,28 @@ enum Verb {
     Tail(tail::Args),
     Explain(explain::Args),
     /// Take an input back that does not run yet
-    Withdraw(inputs::One),
+    Withdraw(OfInput),
     Interrupt(control::InterruptArgs),
     /// Keep inputs, do not run them
-    Hold(control::Args),
+    Hold(OfSession),
     /// Run them again
-    Release(control::Args),
+    Release(OfSession),
     /// Take nothing new, run what is there
-    Retire(control::Args),
+    Retire(OfSession),
     /// Keep everything, and make what waits due
-    Recycle(control::Args),
+    Recycle(OfSession),
     Reset(control::ResetArgs),
     /// Read the journal again and compare
-    Recover(control::Args),
+    Recover(OfSession),
     /// End what runs and waits; a new registration revives the session
-    Stop(control::Args),
+    Stop(OfSession),
     /// End the session for ever; `sessions rm` removes what is left
-    Destroy(control::Args),
+    Destroy(OfSession),
     Ops(operations::Args),
-    Dead(inputs::Dead),
+    /// Listing the dead letters of all sessions
+    Dead(Listing),
     /// Try a dead letter anew; twice is once
-    Redrive(inputs::One),
+    Redrive(OfInput),
     #[command(subcommand)]
     Agents(agents::Verb),
     #[command(subcommand)]
@@ -99,7 +103,11 @@ enum Verb {
 }
 
 fn main() -> ExitCode {
+<<<<<<< 57977d3e744f8c534d06130b23827e8c60172eb8
+    completion::answer();
+=======
     windlass::agent::sandbox::launch_if_asked();
+>>>>>>> main
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(usage) => {
@@ -108,6 +116,7 @@ fn main() -> ExitCode {
             return ExitCode::from(u8::try_from(usage.exit_code()).unwrap_or(2));
         }
     };
+    cli.manner.set();
     // A server logs as it is configured to; everything else tells only what is wrong.
     let logged = if matches!(cli.verb, Verb::Serve(_)) { Ok(()) } else { log() };
     let done = logged.and_then(|()| run(cli.verb));

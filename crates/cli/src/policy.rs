@@ -3,8 +3,8 @@
 //! A table in a file, or the built-in one, is asked here; one that a server keeps is asked there.
 
 use crate::{
-    arguments::{Page, ask, more},
-    connection::Connection,
+    arguments::{Ask, Listing},
+    completion,
     failure::Failure,
     output,
 };
@@ -18,7 +18,7 @@ use windlass_client::api::{self, ExplainPolicy, ReplayPolicy};
 pub(crate) enum Verb {
     /// Keep a table on the server under a name; sessions name it
     Upload(Upload),
-    /// List the server's policies, or show one
+    /// Listing the server's policies, or show one
     #[command(visible_alias = "list")]
     Ls(Ls),
     Explain(Explain),
@@ -33,10 +33,7 @@ pub(crate) struct Upload {
     /// The table, in TOML
     file: PathBuf,
     #[command(flatten)]
-    connection: Connection,
-    /// Print one JSON document
-    #[arg(long)]
-    json: bool,
+    ask: Ask,
 }
 
 #[derive(clap::Args)]
@@ -44,12 +41,7 @@ pub(crate) struct Ls {
     /// Show this one, with its rows: a name, or name@version
     name: Option<String>,
     #[command(flatten)]
-    page: Page,
-    #[command(flatten)]
-    connection: Connection,
-    /// Print one JSON document
-    #[arg(long)]
-    json: bool,
+    list: Listing,
 }
 
 #[derive(clap::Args)]
@@ -57,6 +49,7 @@ pub(crate) struct Replay {
     /// The policy: a name, or name@version
     name: String,
     /// The session whose journal it is tried on: its id or name
+    #[arg(add = completion::sessions())]
     session: String,
     /// From the entry after this position
     #[arg(long, value_name = "SEQ", default_value_t = 0)]
@@ -65,10 +58,7 @@ pub(crate) struct Replay {
     #[arg(long, value_name = "N", default_value_t = 1_000)]
     limit: u32,
     #[command(flatten)]
-    connection: Connection,
-    /// Print one JSON document
-    #[arg(long)]
-    json: bool,
+    ask: Ask,
 }
 
 /// Say what a policy does with an input
@@ -93,10 +83,7 @@ pub(crate) struct Explain {
     #[arg(long, value_name = "NAME", conflicts_with = "policy")]
     name: Option<String>,
     #[command(flatten)]
-    connection: Connection,
-    /// Print one JSON document
-    #[arg(long)]
-    json: bool,
+    ask: Ask,
 }
 
 #[derive(Serialize)]
@@ -113,12 +100,10 @@ struct Explained<'e> {
 pub(crate) fn run(verb: &Verb) -> Result<(), Failure> {
     match verb {
         Verb::Upload(args) => {
-            let client = args.connection.client()?;
             // Refused here with its line, before anything is sent.
             load(&args.file)?;
             let text = std::fs::read_to_string(&args.file)?;
-            let saved = ask(async { Ok(client.upload_policy(&args.name, text).await?) })?;
-            if args.json { output::document(&saved) } else { output::fields(&saved) }
+            args.ask.tell(async |client| client.upload_policy(&args.name, text).await)
         }
         Verb::Ls(args) => list(args),
         Verb::Explain(args) => explain(args),
@@ -127,29 +112,23 @@ pub(crate) fn run(verb: &Verb) -> Result<(), Failure> {
 }
 
 fn list(args: &Ls) -> Result<(), Failure> {
-    let client = args.connection.client()?;
     if let Some(name) = &args.name {
-        let policy = ask(async { Ok(client.policy(name).await?) })?;
-        return if args.json { output::document(&policy) } else { output::fields(&policy) };
+        return args.list.ask.tell(async |client| client.policy(name).await);
     }
-    let page = ask(async { Ok(client.policies(&args.page.paging()).await?) })?;
-    if args.json {
-        return output::document(&page);
-    }
-    let row =
-        |policy: &api::PolicyView| [policy.name.clone(), policy.version.to_string(), policy.updated_at.to_string()];
-    output::table(["name", "version", "updated at"], page.items.iter().map(row))?;
-    more(page.next_cursor.as_ref());
-    Ok(())
+    args.list.tell(
+        async |client, paging| client.policies(&paging).await,
+        ["name", "version", "updated at"],
+        |policy: &api::PolicyView| [policy.name.clone(), policy.version.to_string(), policy.updated_at.to_string()],
+    )
 }
 
 fn replay(args: &Replay) -> Result<(), Failure> {
-    let client = args.connection.client()?;
     let span = ReplayPolicy { session: args.session.clone(), after: args.after, limit: args.limit };
-    let replayed = ask(async { Ok(client.replay_policy(&args.name, &span).await?) })?;
-    if args.json {
-        return output::document(&replayed);
-    }
+    let replayed = args.ask.of(async |client| client.replay_policy(&args.name, &span).await)?;
+    args.ask.format.tell(&replayed, tell_replayed)
+}
+
+fn tell_replayed(replayed: &api::PolicyReplayed) -> Result<(), Failure> {
     let (decisions, differ) = (replayed.decisions, replayed.differences.len());
     output::line(format!(
         "{differ} of {decisions} decisions would differ by {} version {}",
@@ -174,15 +153,13 @@ fn replay(args: &Replay) -> Result<(), Failure> {
 
 fn explain(args: &Explain) -> Result<(), Failure> {
     if let Some(name) = &args.name {
-        let client = args.connection.client()?;
         let question =
             ExplainPolicy { kind: args.kind, handling_mode: args.mode, source: args.source, busy: args.busy };
-        let said = ask(async { Ok(client.explain_policy(name, &question).await?) })?;
-        if args.json {
-            return output::document(&said);
-        }
-        let row = said.row.map(|row| row as usize);
-        return tell(args.kind, row, &said.decision, &said.name, said.version);
+        let said = args.ask.of(async |client| client.explain_policy(name, &question).await)?;
+        return args.ask.format.tell(&said, |said| {
+            let row = said.row.map(|row| row as usize);
+            tell(args.kind, row, &said.decision, &said.name, said.version)
+        });
     }
     let (table, policy) = match &args.policy {
         Some(file) => (load(file)?, file.display().to_string()),
@@ -190,11 +167,11 @@ fn explain(args: &Explain) -> Result<(), Failure> {
     };
     let query = PolicyQuery { kind: Some(args.kind), mode: args.mode, source: args.source, busy: args.busy };
     let ruling = table.decide(query);
-    if args.json {
-        let (kind, mode, source, busy) = (args.kind, args.mode, args.source, args.busy);
-        return output::document(&Explained { kind, mode, source, busy, policy: &policy, ruling });
-    }
-    tell(args.kind, ruling.row, &ruling.decision, &policy, table.version)
+    let (kind, mode, source, busy) = (args.kind, args.mode, args.source, args.busy);
+    let explained = Explained { kind, mode, source, busy, policy: &policy, ruling };
+    args.ask
+        .format
+        .tell(&explained, |Explained { ruling, .. }| tell(kind, ruling.row, &ruling.decision, &policy, table.version))
 }
 
 fn tell(kind: InputKind, row: Option<usize>, decision: &Decision, policy: &str, version: u64) -> Result<(), Failure> {

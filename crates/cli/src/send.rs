@@ -1,17 +1,17 @@
 //! `windlass send` and `windlass wait`: how does something reach an agent, and how does its sender hear the end of it?
 
 use crate::{
-    arguments::{ask, duration},
-    connection::Connection,
+    arguments::{Ask, duration},
+    completion,
     failure::{Exit, Failure},
-    output,
+    output::{self, Format},
 };
 use indicatif::ProgressBar;
 use serde::Serialize;
 use std::{io::Read as _, time::Duration};
 use windlass::{InputId, SessionId};
 use windlass_client::{
-    SendInput,
+    ClientError, SendInput,
     api::{Admission, Completion, CompletionStatus},
 };
 
@@ -19,6 +19,7 @@ use windlass_client::{
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// The session: its id or name
+    #[arg(add = completion::sessions())]
     session: String,
     /// What to say; - reads standard input
     text: String,
@@ -33,33 +34,29 @@ pub(crate) struct Args {
     #[arg(long, value_name = "KEY")]
     key: Option<String>,
     /// The agent that runs the session, if it is created now [default: the server's]
-    #[arg(long, value_name = "AGENT", conflicts_with = "no_create")]
+    #[arg(long, value_name = "AGENT", conflicts_with = "no_create", add = completion::agents())]
     agent: Option<String>,
     /// Do not create a session that does not exist
     #[arg(long)]
     no_create: bool,
     #[command(flatten)]
-    connection: Connection,
-    /// Print one JSON document
-    #[arg(long)]
-    json: bool,
+    ask: Ask,
 }
 
 /// Wait until an input is over; restarts of the server are no matter
 #[derive(clap::Args)]
 pub(crate) struct Wait {
     /// The session: its id or name
+    #[arg(add = completion::sessions())]
     session: String,
     /// The input's id
+    #[arg(add = completion::inputs())]
     input: InputId,
     /// At most so long
     #[arg(value_name = "TIME", value_parser = duration, default_value = "5m")]
     time: Duration,
     #[command(flatten)]
-    connection: Connection,
-    /// Print one JSON document
-    #[arg(long)]
-    json: bool,
+    ask: Ask,
 }
 
 /// An input that is over.
@@ -73,7 +70,6 @@ struct Document {
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
-    let client = args.connection.client()?;
     let mut input = SendInput::prompt(text(&args.text)?);
     if args.steer {
         input = input.steer();
@@ -85,33 +81,32 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         input = input.create(args.agent.clone());
     }
     let Some(time) = args.wait else {
-        let admitted = ask(async { Ok(client.send(&args.session, &input).await?) })?;
-        return if args.json { output::document(&admitted) } else { output::line(admitted.id) };
+        let admitted = args.ask.of(async |client| client.send(&args.session, &input).await)?;
+        return args.ask.format.tell(&admitted, |admitted| output::line(admitted.id));
     };
     let spinner = spinner("waiting for the answer");
-    let answer = ask(async { Ok(client.send_and_wait(&args.session, &input, time).await?) });
+    let answer = args.ask.of(async |client| client.send_and_wait(&args.session, &input, time).await);
     spinner.finish_and_clear();
     let answer = answer?;
     let document =
         Document { id: answer.id, session: answer.session, outcome: Some(answer.outcome), result: answer.completion };
-    tell(&document, args.json)
+    tell(&document, args.ask.format)
 }
 
 pub(crate) fn wait(args: &Wait) -> Result<(), Failure> {
-    let client = args.connection.client()?;
     let spinner = spinner("waiting for the end");
-    let ended = ask(async {
+    let ended = args.ask.of(async |client| {
         // A name means the session of the token's tenant, which only the server knows.
         let session = client.session(&args.session).await?.id;
         let result = client.wait(session, args.input, args.time).await?;
-        Ok(Document { id: args.input, session, outcome: None, result })
+        Ok::<_, ClientError>(Document { id: args.input, session, outcome: None, result })
     });
     spinner.finish_and_clear();
-    tell(&ended?, args.json)
+    tell(&ended?, args.ask.format)
 }
 
 /// Tells how an input ended; the exit code says whether it was good.
-fn tell(document: &Document, json: bool) -> Result<(), Failure> {
+fn tell(document: &Document, format: Format) -> Result<(), Failure> {
     let result = &document.result;
     let end = match result.status {
         CompletionStatus::Completed | CompletionStatus::CompletedWithoutResult | CompletionStatus::CallbackPending => {
@@ -129,11 +124,7 @@ fn tell(document: &Document, json: bool) -> Result<(), Failure> {
                 .hint(format!("windlass explain {} {}", document.session, document.id)),
         ),
     };
-    if json {
-        output::document(document)?;
-    } else if end.is_none() {
-        output::line(words(result))?;
-    }
+    format.tell(document, |_| if end.is_none() { output::line(words(result)) } else { Ok(()) })?;
     end.map_or(Ok(()), Err)
 }
 
@@ -177,6 +168,9 @@ fn text(argument: &str) -> Result<String, Failure> {
 
 /// Shows at a terminal that something is going on.
 fn spinner(what: &'static str) -> ProgressBar {
+    if output::is_quiet() {
+        return ProgressBar::hidden();
+    }
     let spinner = ProgressBar::new_spinner().with_message(what);
     spinner.enable_steady_tick(Duration::from_millis(100));
     spinner

@@ -1,13 +1,13 @@
 //! `windlass sessions`: which sessions are there, and what are they told about themselves?
 
 use crate::{
-    arguments::{Page, ask, label, more},
-    connection::Connection,
+    arguments::{Ask, Listing, OfSession, label},
+    completion,
     failure::Failure,
     output,
 };
 use windlass_client::{
-    Client, SessionFilter,
+    Client, ClientError, SessionFilter,
     api::{CreateSession, SessionView, UpdateSession},
 };
 
@@ -26,19 +26,19 @@ enum Verb {
     /// List sessions (the default)
     Ls(List),
     /// Show a session
-    Show(One),
+    Show(OfSession),
     /// Create a session
     New(New),
     /// Change what a session is told about itself
     Set(Set),
     /// Remove a destroyed session and all that was written of it
-    Rm(One),
+    Rm(OfSession),
 }
 
 #[derive(clap::Args)]
 struct List {
     /// Only those that this agent runs
-    #[arg(long, value_name = "AGENT")]
+    #[arg(long, value_name = "AGENT", add = completion::agents())]
     agent: Option<String>,
     /// Only the one of this name
     #[arg(long, value_name = "NAME")]
@@ -50,23 +50,7 @@ struct List {
     #[arg(long, value_name = "STATE")]
     state: Option<String>,
     #[command(flatten)]
-    page: Page,
-    #[command(flatten)]
-    connection: Connection,
-    /// Print one JSON document
-    #[arg(long)]
-    json: bool,
-}
-
-#[derive(clap::Args)]
-struct One {
-    /// The session: its id or name
-    session: String,
-    #[command(flatten)]
-    connection: Connection,
-    /// Print one JSON document
-    #[arg(long)]
-    json: bool,
+    page: Listing,
 }
 
 #[derive(clap::Args)]
@@ -74,7 +58,7 @@ struct New {
     /// Its name: 1 to 64 of A-Z a-z 0-9 _ - [default: none, only an id]
     name: Option<String>,
     /// The agent that runs it [default: the server's]
-    #[arg(long, value_name = "AGENT")]
+    #[arg(long, value_name = "AGENT", add = completion::agents())]
     agent: Option<String>,
     /// A label to find it by
     #[arg(long, value_name = "NAME=VALUE", value_parser = label)]
@@ -89,18 +73,15 @@ struct New {
     #[arg(long, value_name = "POLICY")]
     policy: Option<String>,
     #[command(flatten)]
-    connection: Connection,
-    /// Print one JSON document
-    #[arg(long)]
-    json: bool,
+    ask: Ask,
 }
 
 #[derive(clap::Args)]
 #[group(id = "changes", required = true, multiple = true,
         args = ["label", "no_labels", "silent_intent", "no_silent_intents", "keep_alive", "policy", "no_policy"])]
-#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 struct Set {
     /// The session: its id or name
+    #[arg(add = completion::sessions())]
     session: String,
     /// Its labels from now on are these
     #[arg(long, value_name = "NAME=VALUE", value_parser = label)]
@@ -124,65 +105,43 @@ struct Set {
     #[arg(long, conflicts_with = "policy")]
     no_policy: bool,
     #[command(flatten)]
-    connection: Connection,
-    /// Print one JSON document
-    #[arg(long)]
-    json: bool,
+    ask: Ask,
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     match &args.verb {
         None => list(&args.list),
         Some(Verb::Ls(args)) => list(args),
-        Some(Verb::Show(args)) => {
-            one(&args.connection, args.json, async |client| Ok(client.session(&args.session).await?))
+        Some(Verb::Show(of)) => of.ask.tell(async |client| client.session(&of.session).await),
+        Some(Verb::New(args)) => args.ask.tell(async |client| new(&client, args).await),
+        Some(Verb::Set(args)) => {
+            args.ask.tell(async |client| client.update_session(&args.session, &changes(args)).await)
         }
-        Some(Verb::New(args)) => one(&args.connection, args.json, async |client| new(&client, args).await),
-        Some(Verb::Set(args)) => one(&args.connection, args.json, async |client| {
-            Ok(client.update_session(&args.session, &changes(args)).await?)
-        }),
-        Some(Verb::Rm(args)) => {
-            let client = args.connection.client()?;
-            ask(async { Ok(client.delete_session(&args.session).await?) })
-        }
+        Some(Verb::Rm(of)) => of.ask.of(async |client| client.delete_session(&of.session).await),
     }
 }
 
-fn one(
-    connection: &Connection,
-    json: bool,
-    work: impl AsyncFnOnce(Client) -> Result<SessionView, Failure>,
-) -> Result<(), Failure> {
-    let client = connection.client()?;
-    let session = ask(work(client))?;
-    if json { output::document(&session) } else { output::fields(&session) }
-}
-
 fn list(args: &List) -> Result<(), Failure> {
-    let client = args.connection.client()?;
     let filter = SessionFilter {
         agent: args.agent.clone(),
         name: args.name.clone(),
         labels: args.label.clone(),
         state: args.state.clone(),
     };
-    let page = ask(async { Ok(client.sessions(&filter, &args.page.paging()).await?) })?;
-    if args.json {
-        return output::document(&page);
-    }
-    let row = |session: &SessionView| {
-        let name = session.name.clone().unwrap_or_default();
-        let agent = session.agent.clone().unwrap_or_default();
-        let state = output::word(&session.state);
-        let inputs = session.open_inputs.to_string();
-        [session.id.to_string(), name, agent, state, inputs, session.updated_at.to_string()]
-    };
-    output::table(["id", "name", "agent", "state", "open inputs", "updated at"], page.items.iter().map(row))?;
-    more(page.next_cursor.as_ref());
-    Ok(())
+    args.page.tell(
+        async |client, paging| client.sessions(&filter, &paging).await,
+        ["id", "name", "agent", "state", "open inputs", "updated at"],
+        |session: &SessionView| {
+            let name = session.name.clone().unwrap_or_default();
+            let agent = session.agent.clone().unwrap_or_default();
+            let state = output::word(&session.state);
+            let inputs = session.open_inputs.to_string();
+            [session.id.to_string(), name, agent, state, inputs, session.updated_at.to_string()]
+        },
+    )
 }
 
-async fn new(client: &Client, args: &New) -> Result<SessionView, Failure> {
+async fn new(client: &Client, args: &New) -> Result<SessionView, ClientError> {
     let settings = CreateSession {
         id: None,
         name: args.name.clone(),

@@ -35,6 +35,11 @@ pub(crate) struct Profile {
 }
 
 impl ConfigFile {
+    /// The one of a command without flags.
+    pub(crate) fn of_environment() -> ConfigFile {
+        ConfigFile { config: std::env::var_os("WINDLASS_CONFIG").map(Into::into) }
+    }
+
     /// The file that counts; none if there is none. One that was named must exist.
     pub(crate) fn path(&self) -> Result<Option<PathBuf>, Failure> {
         if let Some(file) = &self.config {
@@ -95,7 +100,7 @@ impl ConfigFile {
 
 /// The store that a server of this configuration would open, if it says so.
 pub(crate) fn store_path() -> Result<Option<PathBuf>, Failure> {
-    let file = ConfigFile { config: std::env::var_os("WINDLASS_CONFIG").map(Into::into) }.path()?;
+    let file = ConfigFile::of_environment().path()?;
     let env = std::env::var("WINDLASS_STORE__PATH").map(|path| ("WINDLASS_STORE__PATH".to_owned(), path));
     let sources = Sources { file, env: env.into_iter().collect(), flags: Vec::new() };
     Ok(Config::load(&sources)?.store.path)

@@ -1,9 +1,9 @@
 //! `windlass backup` and `windlass restore`: how does a store get to safety, and back?
 
 use crate::{
-    arguments::ask,
+    arguments::block_on,
     failure::{Exit, Failure},
-    output,
+    output::{self, Format},
     place::Place,
 };
 use std::path::PathBuf;
@@ -16,9 +16,8 @@ pub(crate) struct Backup {
     to: PathBuf,
     #[command(flatten)]
     place: Place,
-    /// Print one JSON document
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    format: Format,
 }
 
 /// Put a backup in the place of the store, while no server runs
@@ -31,15 +30,14 @@ pub(crate) struct Restore {
     overwrite: bool,
     #[command(flatten)]
     place: Place,
-    /// Print one JSON document
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    format: Format,
 }
 
 pub(crate) fn backup(args: &Backup) -> Result<(), Failure> {
     let file = args.place.existing_store()?;
-    let report = ask(async { Ok(SqliteStore::open_read_only(file)?.backup(&args.to).await?) })?;
-    if args.json { output::document(&report) } else { output::line(&report) }
+    let report = block_on(async { Ok(SqliteStore::open_read_only(file)?.backup(&args.to).await?) })?;
+    args.format.tell(&report, |report| output::line(report))
 }
 
 pub(crate) fn restore(args: &Restore) -> Result<(), Failure> {
@@ -52,5 +50,5 @@ pub(crate) fn restore(args: &Restore) -> Result<(), Failure> {
         return Err(Failure::new(Exit::Conflict, message).hint("--overwrite, or another --dir"));
     }
     let report = sqlite::restore(&args.from, &file, args.overwrite)?;
-    if args.json { output::document(&report) } else { output::line(&report) }
+    args.format.tell(&report, |report| output::line(report))
 }

@@ -1,6 +1,6 @@
 //! `windlass tail`: what is happening in these sessions, now?
 
-use crate::{arguments::ask, connection::Connection, failure::Failure, notation, output};
+use crate::{arguments::Ask, completion, failure::Failure, notation, output};
 use windlass::{Entry, Record, Seq, Timestamp};
 use windlass_client::{Event, Follow, api};
 
@@ -8,7 +8,7 @@ use windlass_client::{Event, Follow, api};
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// The sessions: ids or names
-    #[arg(required = true)]
+    #[arg(required = true, add = completion::sessions())]
     session: Vec<String>,
     /// Begin after this position: 0 for the beginning, or what a tail before said with --json
     /// [default: one session now, several at their beginning]
@@ -21,15 +21,11 @@ pub(crate) struct Args {
     #[arg(long)]
     no_progress: bool,
     #[command(flatten)]
-    connection: Connection,
-    /// Print one JSON document a line
-    #[arg(long)]
-    json: bool,
+    ask: Ask,
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
-    let client = args.connection.client()?;
-    ask(async {
+    args.ask.of(async |client| {
         let mut follow = Follow::sessions(&args.session);
         match (&args.after, args.session.as_slice()) {
             (Some(position), _) => follow = follow.after(position),
@@ -44,9 +40,9 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         while left > 0 {
             let Some(event) = events.next().await? else { break };
             left -= u64::from(matches!(event, Event::Entry(_)));
-            if args.json { output::item(&event) } else { tell(&event, args.session.len() > 1) }?;
+            args.ask.format.item(&event, |event| tell(event, args.session.len() > 1))?;
         }
-        Ok(())
+        Ok::<_, Failure>(())
     })
 }
 

@@ -4,10 +4,10 @@
 //! first token can be made before anybody listens.
 
 use crate::{
-    arguments::{ask, duration, more},
+    arguments::{Paged, block_on, duration},
     connection::Connection,
     failure::{Exit, Failure},
-    output,
+    output::{self, Format},
     place::Place,
 };
 use std::{sync::Arc, time::Duration};
@@ -53,7 +53,7 @@ pub(crate) struct Create {
 #[derive(clap::Args)]
 pub(crate) struct Ls {
     #[command(flatten)]
-    page: crate::arguments::Page,
+    page: Paged,
     #[command(flatten)]
     at: At,
 }
@@ -73,9 +73,8 @@ struct At {
     place: Place,
     #[command(flatten)]
     connection: Connection,
-    /// Print one JSON document
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    format: Format,
 }
 
 /// Where the tokens are reached.
@@ -108,15 +107,14 @@ impl At {
 pub(crate) fn run(verb: &Verb) -> Result<(), Failure> {
     match verb {
         Verb::Create(args) => {
-            let made = ask(create(args))?;
-            if args.at.json {
-                return output::document(&made);
-            }
-            output::note(format!("token {}, shown this once; keep it where others cannot read it", made.view.id));
-            output::line(&made.token)
+            let made = block_on(create(args))?;
+            args.at.format.tell(&made, |made| {
+                output::note(format!("token {}, shown this once; keep it where others cannot read it", made.view.id));
+                output::line(&made.token)
+            })
         }
         Verb::Ls(args) => list(args),
-        Verb::Revoke(args) => ask(revoke(args)),
+        Verb::Revoke(args) => block_on(revoke(args)),
     }
 }
 
@@ -154,7 +152,7 @@ async fn create(args: &Create) -> Result<CreatedToken, Failure> {
 }
 
 fn list(args: &Ls) -> Result<(), Failure> {
-    let page = ask(async {
+    let page = block_on(async {
         match args.at.reach().await? {
             Reached::Server(client) => Ok(client.tokens(&args.page.paging()).await?),
             Reached::Store(tokens) => {
@@ -170,9 +168,6 @@ fn list(args: &Ls) -> Result<(), Failure> {
             }
         }
     })?;
-    if args.at.json {
-        return output::document(&page);
-    }
     let row = |token: &TokenView| {
         let ends = match (token.revoked_at, token.expires_at) {
             (Some(at), _) => format!("revoked {at}"),
@@ -183,9 +178,7 @@ fn list(args: &Ls) -> Result<(), Failure> {
         let name = token.name.clone().unwrap_or_default();
         [token.id.clone(), name, token.tenant.clone(), token.scopes.join(" "), used, ends]
     };
-    output::table(["id", "name", "tenant", "scopes", "last used", "ends"], page.items.iter().map(row))?;
-    more(page.next_cursor.as_ref());
-    Ok(())
+    args.at.format.page(&page, ["id", "name", "tenant", "scopes", "last used", "ends"], row)
 }
 
 async fn revoke(args: &Revoke) -> Result<(), Failure> {

@@ -4,7 +4,7 @@
 
 use crate::{
     failure::{Exit, Failure},
-    output,
+    output::{self, Format},
     place::Place,
 };
 use windlass::sqlite::verify;
@@ -14,15 +14,14 @@ use windlass::sqlite::verify;
 pub(crate) struct Args {
     #[command(flatten)]
     place: Place,
-    /// Print one JSON document
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    format: Format,
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let file = args.place.existing_store()?;
     let report = verify(&file)?;
-    if args.json { output::document(&report) } else { output::line(&report) }?;
+    args.format.tell(&report, |report| output::line(report))?;
     if report.is_clean() {
         return Ok(());
     }

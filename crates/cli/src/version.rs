@@ -1,14 +1,13 @@
 //! `windlass version`: which build is this?
 
-use crate::{failure::Failure, output};
+use crate::{failure::Failure, output::Format};
 use serde::Serialize;
 
 /// Say which build this is
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Print one JSON document
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    format: Format,
 }
 
 #[derive(Serialize)]
@@ -24,5 +23,5 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let profile = if cfg!(debug_assertions) { "debug" } else { "release" };
     let target = format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS);
     let version = Build { version: env!("CARGO_PKG_VERSION"), commit: option_env!("WINDLASS_COMMIT"), target, profile };
-    if args.json { output::document(&version) } else { output::fields(&version) }
+    args.format.fields(&version)
 }

@@ -349,7 +349,7 @@ fn what_a_shell_and_a_reader_need_is_there() {
     let dir = folder();
     for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
         let script = run(windlass(dir.path()).args(["completion", shell]));
-        assert!(script.code == Some(0) && script.out.contains("interrupt"), "{shell}");
+        assert!(script.code == Some(0) && script.out.contains("WINDLASS_COMPLETE"), "{shell}");
     }
     let pages = dir.path().join("man");
     assert_eq!(run(windlass(dir.path()).arg("man").arg("--dir").arg(&pages)).code, Some(0));
@@ -358,6 +358,68 @@ fn what_a_shell_and_a_reader_need_is_there() {
     }
     let version = run(windlass(dir.path()).args(["version", "--json"])).json();
     assert_eq!(version["version"], env!("CARGO_PKG_VERSION"));
+}
+
+#[test]
+fn a_shell_completes_what_is_on_the_server() {
+    let dir = folder();
+    let server = Served::start(dir.path());
+    let input = sent(&server, "parlour", "/slow 60");
+    sent(&server, "pantry", "hello");
+    // As the script of fish asks: a line a candidate.
+    let completed = |words: &[&str]| {
+        let mut asked = server.windlass(&["--"]);
+        let said = run(asked.env("WINDLASS_COMPLETE", "fish").arg("windlass").args(words));
+        let mut words: Vec<_> =
+            said.lines().iter().map(|line| line.split('\t').next().unwrap_or("").to_owned()).collect();
+        words.sort();
+        words
+    };
+    assert_eq!(completed(&["inter"]), ["interrupt"]);
+    assert_eq!(completed(&["tail", "pa"]), ["pantry", "parlour"]);
+    assert_eq!(completed(&["explain", "parlour", &input[..8]]), [input.as_str()]);
+    assert_eq!(completed(&["agents", "test", "bu"]), ["builtin"]);
+    drop(server);
+    let unasked = run(windlass(dir.path()).env("WINDLASS_COMPLETE", "fish").args(["--", "windlass", "tail", "pa"]));
+    assert_eq!(
+        (unasked.code, unasked.out.trim()),
+        (Some(0), ""),
+        "a server that is not there is no error: {unasked:?}"
+    );
+}
+
+#[test]
+fn what_is_read_is_told_as_it_was_asked_for() {
+    let dir = folder();
+    let server = Served::start(dir.path());
+    server.run(&["send", "one", "hello", "--wait"]);
+    server.run(&["send", "two", "hello", "--wait"]);
+    let json = server.run(&["sessions", "--json"]);
+    assert_eq!(server.run(&["sessions", "--output", "json"]).out, json.out);
+    assert_eq!(json.json()["items"].as_array().map(Vec::len), Some(2));
+    let lines = server.run(&["sessions", "-o", "jsonl", "--limit", "1"]);
+    assert_eq!(lines.json(), json.json()["items"][0], "an item a line");
+    assert!(lines.err.starts_with("there is more: --cursor "), "{lines:?}");
+    let quiet = server.run(&["sessions", "-o", "jsonl", "--limit", "1", "--quiet"]);
+    assert_eq!((quiet.out, quiet.err.as_str()), (lines.out, ""));
+    let health = server.run(&["health", "-o", "jsonl"]);
+    assert_eq!(health.lines().len(), 1, "{health:?}");
+    assert_eq!(server.run(&["sessions", "--json", "-o", "text"]).code, Some(2), "one of the two");
+    let failed = server.run(&["sessions", "show", "nobody", "--quiet"]);
+    assert!(failed.err.starts_with("error: not_found"), "errors are never left out: {failed:?}");
+}
+
+#[test]
+fn colour_is_told_where_it_is_asked_for() {
+    let dir = folder();
+    let server = Served::start(dir.path());
+    server.run(&["send", "demo", "hello", "--wait"]);
+    let always = server.run(&["sessions", "--color", "always"]);
+    assert!(always.out.starts_with("\u{1b}[1mID"), "{always:?}");
+    let error = server.run(&["--color", "always", "sessions", "show", "nobody"]);
+    assert!(error.err.contains("\u{1b}[31merror:"), "{error:?}");
+    let never = run(server.windlass(&["--color", "never", "sessions"]).env("CLICOLOR_FORCE", "1"));
+    assert!(never.out.starts_with("ID"), "{never:?}");
 }
 
 #[test]

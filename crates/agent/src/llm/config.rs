@@ -60,7 +60,7 @@ pub struct LlmConfig {
     /// The JSON schema that the last answer of a run obeys. What does not obey is sent back for repair.
     #[serde(default)]
     pub schema: Option<Value>,
-    /// How often an answer that does not obey the schema is sent back.
+    /// How often a run sends back an answer that does not obey the schema.
     #[serde(default = "two")]
     pub schema_repairs: u32,
     /// What the model may do.
@@ -107,6 +107,8 @@ pub struct ToolsConfig {
     pub on_ambiguous: OnAmbiguous,
     /// Variables of our environment that programs see, beside the usual harmless ones.
     pub env: Vec<String>,
+    /// The most calls that one answer may make. The model is told of those that were not made.
+    pub calls_per_answer: usize,
     /// The most bytes of a result that the model is shown.
     pub output_limit: usize,
     /// How long a program or a fetch may take, in seconds.
@@ -126,6 +128,7 @@ impl Default for ToolsConfig {
             approve: Vec::new(),
             on_ambiguous: OnAmbiguous::Ask,
             env: Vec::new(),
+            calls_per_answer: 64,
             output_limit: 64 * 1024,
             timeout_s: 120,
             sandbox: Sandbox::default(),

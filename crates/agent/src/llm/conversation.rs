@@ -27,7 +27,8 @@ pub(crate) struct Conversation {
     pub(crate) ledger: Ledger,
     pub(crate) waiting: Option<Asked>,
     pub(crate) settings: Settings,
-    pub(crate) repairs: u32,
+    /// How often an answer was sent back, and in which run.
+    repairs: (Option<RunId>, u32),
     /// Since the last words of a person.
     pub(crate) spent: Spent,
     /// What the provider counted at the last answer.
@@ -129,7 +130,9 @@ impl Conversation {
         }
         self.waiting = waiting.or(self.waiting.take());
         self.told = self.told.max(told);
-        self.repairs = repairs;
+        if repairs > 0 {
+            self.repairs = (Some(run), repairs);
+        }
         if let Some(settings) = settings {
             self.settings = settings;
         }
@@ -138,6 +141,11 @@ impl Conversation {
     /// The envelopes among the inputs of this run that boundaries cover.
     pub(crate) fn causes(&self, run: RunId) -> &[EnvelopeId] {
         if self.causes.0 == Some(run) { &self.causes.1 } else { &[] }
+    }
+
+    /// How often answers of this run were sent back.
+    pub(crate) fn repairs(&self, run: RunId) -> u32 {
+        if self.repairs.0 == Some(run) { self.repairs.1 } else { 0 }
     }
 
     /// The calls of the last answer that have no result, in order.

@@ -180,7 +180,7 @@ pub struct Delta {
     /// What the run's inputs ask for, if it is not what the run before asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub settings: Option<Settings>,
-    /// How often the model was told in a row that its answer does not obey the schema.
+    /// How often the model was told in this run that its answer does not obey the schema, if it is told so now.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub repairs: u32,
     /// The first messages of the conversation give way to a summary, before the new ones are added.

@@ -10,7 +10,7 @@ use super::{
     agent::Parts,
     conversation::{Conversation, heard},
     dialect::{Answer, NO_RESULT, Piece, Stop},
-    message::{Asked, Delta, Message, Settings, Spent, Verbatim, Waiting},
+    message::{Asked, Delta, Message, Settings, Spent, ToolCall, Verbatim, Waiting},
     questions::{self, Decision, decided},
 };
 use crate::transcript::{notices, said};
@@ -31,6 +31,14 @@ use windlass_runtime::{CoreApplyOutput, CoreExecutorError, Turn, comms::causes_o
 const SIGN_OF_LIFE: Duration = Duration::from_secs(15);
 
 type Ended = Result<CoreApplyOutput, CoreExecutorError>;
+
+/// Why an answer cannot be the last one.
+enum Unfit {
+    /// The provider lets the model say nothing.
+    Filtered,
+    /// It is not what the schema asks for; this is wrong with it.
+    Shapeless(String),
+}
 
 /// One attempt at a run.
 pub(super) struct Talk<'a> {
@@ -83,10 +91,9 @@ impl<'a> Talk<'a> {
                 return Ok(parked);
             }
             if self.fresh.messages.is_empty() && self.is_answered() {
-                let last = self.conversation.last_answer().filter(|_| resumes).map(|last| last.content.clone());
-                return Ok(
-                    self.end(last.map_or(Terminal::NoResult, |text| Terminal::Result(Arc::new(RunResult::text(text)))))
-                );
+                let last = self.conversation.last_answer().filter(|_| resumes);
+                let judged = last.map_or(Ok(Terminal::NoResult), |last| self.judge(last));
+                return judged.map(|terminal| self.end(terminal)).map_err(|unfit| self.failed(unfit));
             }
             let steering = self.turn.checkpoint().await?;
             self.hear(&steering);
@@ -204,51 +211,80 @@ impl<'a> Talk<'a> {
         let is_last = calls.is_empty() && stop != Stop::Paused;
         // Ids are unique within an answer only: what was approved of the last one says nothing of this one.
         self.approved.clear();
-        let is_filtered = is_last && stop == Stop::Filtered && text.is_empty();
-        self.fresh.messages.push(Message {
+        let uncalled = self.too_many(&calls);
+        let said = Message {
             calls,
             verbatim: Some(Verbatim { dialect: self.parts.model.dialect.name(), value: verbatim }),
             stop: (stop != Stop::Done).then(|| stop.word().to_owned()),
-            ..Message::assistant(text.clone())
-        });
-        if !is_last {
+            ..Message::assistant(text)
+        };
+        let judged = is_last.then(|| self.judge(&said));
+        self.fresh.messages.push(said);
+        self.fresh.messages.extend(uncalled);
+        let Some(judged) = judged else {
             self.commit().await?;
             return Ok(None);
-        }
-        if is_filtered {
-            self.commit().await?;
-            return Err(CoreExecutorError::fatal("answer_filtered: the provider lets the model say nothing to this"));
-        }
-        let structured = match self.parts.shape.as_ref().map(|shape| shape.read(&text)).transpose() {
-            Ok(structured) => structured,
-            Err(problem) => {
-                let repairs = self.conversation.repairs;
-                if repairs >= self.parts.config.schema_repairs {
-                    self.commit().await?;
-                    let words = format!("structured_output_invalid: after {repairs} repairs, still: {problem}");
-                    return Err(CoreExecutorError::fatal(words));
-                }
+        };
+        let terminal = match judged {
+            Ok(terminal) => terminal,
+            Err(Unfit::Shapeless(problem)) if self.repairs() < self.parts.config.schema_repairs => {
                 let words = format!("Your answer does not obey the schema: {problem}. Answer again, with JSON alone.");
                 self.fresh.messages.push(Message::user(words));
-                self.fresh.repairs = repairs + 1;
+                self.fresh.repairs = self.repairs() + 1;
                 self.commit().await?;
                 return Ok(None);
             }
+            Err(unfit) => {
+                self.commit().await?;
+                return Err(self.failed(unfit));
+            }
         };
         let steering = self.turn.checkpoint().await?;
-        if !steering.is_empty() {
-            self.commit_with(&steering).await?;
+        let told = self.fresh.messages.len();
+        self.hear(&steering);
+        if self.fresh.messages.len() > told {
+            self.commit().await?;
             return Ok(None);
         }
-        let empty = text.is_empty() && structured.is_none();
-        let result = RunResult { text, structured };
-        Ok(Some(self.end(if empty { Terminal::NoResult } else { Terminal::Result(Arc::new(result)) })))
+        Ok(Some(self.end(terminal)))
     }
 
-    /// Commits what is new together with steering: the boundary covers both.
-    async fn commit_with(&mut self, steering: &[Arc<Accepted>]) -> Result<(), CoreExecutorError> {
-        self.hear(steering);
-        self.commit().await
+    /// What an answer without calls comes to.
+    fn judge(&self, said: &Message) -> Result<Terminal, Unfit> {
+        let text = said.content.clone();
+        if text.is_empty() && said.stop.as_deref() == Some(Stop::Filtered.word()) {
+            return Err(Unfit::Filtered);
+        }
+        let structured = self.parts.shape.as_ref().map(|shape| shape.read(&text)).transpose();
+        let structured = structured.map_err(Unfit::Shapeless)?;
+        let is_nothing = text.is_empty() && structured.is_none();
+        Ok(if is_nothing { Terminal::NoResult } else { Terminal::Result(Arc::new(RunResult { text, structured })) })
+    }
+
+    /// Why the run fails for good with its last answer.
+    fn failed(&self, unfit: Unfit) -> CoreExecutorError {
+        CoreExecutorError::fatal(match unfit {
+            Unfit::Filtered => "answer_filtered: the provider lets the model say nothing to this".into(),
+            Unfit::Shapeless(problem) => {
+                format!("structured_output_invalid: after {} repairs, still: {problem}", self.repairs())
+            }
+        })
+    }
+
+    fn repairs(&self) -> u32 {
+        self.conversation.repairs(self.turn.run())
+    }
+
+    /// The results of the calls beyond what one answer may make.
+    fn too_many(&self, calls: &[ToolCall]) -> Vec<Message> {
+        let most = self.parts.config.tools.calls_per_answer;
+        let (made, rest) = calls.split_at(most.min(calls.len()));
+        // A repetition of one that is made shares its result.
+        let refused = rest.iter().filter(|call| !made.iter().any(|made| made.id == call.id));
+        let words = format!(
+            "too_many_calls: an answer may call {most} tools; this one was not called: call it in another answer"
+        );
+        refused.map(|call| Message::tool(&call.id, &words, true)).collect()
     }
 
     async fn commit(&mut self) -> Result<(), CoreExecutorError> {

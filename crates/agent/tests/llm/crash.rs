@@ -1,29 +1,32 @@
 //! Is no answer paid for twice, wherever the process is killed?
 //!
 //! A child process runs a conversation with tools on a store of its own, and is killed by SIGKILL before or after each
-//! of its commits. Another child goes on. The provider, which lives on, has counted.
+//! of its commits, or within each of its answers. Another child goes on. The provider, which lives on, has counted.
 
 use crate::{
-    provider::{Provider, Speaks},
+    provider::{BOTH, Frame, Provider, Script, Speaks},
     rig::{Bench, answers_in, config, deltas, session_id},
 };
 use serde_json::Value;
 use std::{
     fs,
+    io::{BufRead as _, BufReader, Read as _},
     path::Path,
-    process::{Command, ExitStatus},
+    process::{Command, ExitStatus, Stdio},
     sync::Arc,
 };
 use windlass_agent::llm::{LlmConfig, LlmDeps, OnAmbiguous, ToolsConfig};
-use windlass_core::{Input, InputId, Timestamp};
-use windlass_runtime::{CompletionOutcome, memory::MemoryStore, store::InputRef};
+use windlass_core::{Input, InputId, Seq, Timestamp};
+use windlass_runtime::{CompletionOutcome, FeedItem, memory::MemoryStore, store::InputRef};
 use windlass_sqlite::{SqliteOptions, SqliteStore, verify};
 
 /// Answers of the conversation.
 const ANSWERS: usize = 3;
+/// What a child writes before what its agent shows.
+const SHOWN: &str = "shown: ";
 
 /// The same answer to the same question, however often it is asked.
-fn conversation(speaks: Speaks) -> impl Fn(usize, &Value) -> crate::provider::Script + Send {
+fn conversation(speaks: Speaks) -> impl Fn(usize, &Value) -> Script + Send {
     let effect = r#"{"argv":["sh","-c","echo $WINDLASS_EFFECT_KEY >> effects"]}"#;
     move |_, body| {
         let messages = body["messages"].as_array().expect("messages");
@@ -63,6 +66,14 @@ fn child() {
         let store = SqliteStore::open(folder.join("store.db"), SqliteOptions::default()).expect("opened");
         let bench = Bench::over(Arc::new(store), &agent(speaks, &base, folder), LlmDeps::default()).await;
         let id = InputId::from_uuid(uuid::Uuid::from_u128(7));
+        let mut feed = bench.session.feed(Seq::ZERO);
+        tokio::spawn(async move {
+            while let Ok(item) = feed.next().await {
+                if let FeedItem::Progress(progress) = item {
+                    println!("{SHOWN}{}", progress.delta.get());
+                }
+            }
+        });
         bench.session.accept(Input::prompt(id, Timestamp::ZERO, "go")).await.expect("accepted, or known");
         let outcome = bench.session.completion(InputRef::Id(id)).await.expect("a wait").wait().await;
         assert!(matches!(&outcome, CompletionOutcome::Completed(result) if result.text == "done"), "{outcome:?}");
@@ -71,10 +82,15 @@ fn child() {
     std::process::exit(0);
 }
 
-async fn run_child(folder: &Path, base: &str, crash: Option<&str>) -> ExitStatus {
+fn child_on(folder: &Path, base: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().expect("this test"));
     command.args(["--exact", "crash::child", "--nocapture"]);
     command.env("WINDLASS_TEST_CHILD", folder).env("WINDLASS_TEST_PROVIDER", base).env_remove("WINDLASS_CRASH");
+    command
+}
+
+async fn run_child(folder: &Path, base: &str, crash: Option<&str>) -> ExitStatus {
+    let mut command = child_on(folder, base);
     if let Some(crash) = crash {
         command.env("WINDLASS_CRASH", crash);
     }
@@ -131,6 +147,59 @@ async fn killed_between_any_two_steps_it_pays_for_one_answer_more_at_most() {
         assert!(kills >= 9, "{point}: only {kills} kills");
         assert_eq!(ambiguous, 1, "{point}: exactly one place hides an effect");
         assert_eq!(wasted > 0, point == "before_commit", "{point}: {wasted} answers were lost");
+    }
+}
+
+/// Kills a child as soon as its agent has shown these words.
+async fn kill_child_at(folder: &Path, base: &str, words: &'static str) {
+    let mut command = child_on(folder, base);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the child runs");
+    let killed = tokio::task::spawn_blocking(move || {
+        let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines().map_while(Result::ok);
+        if !lines.any(|line| line.contains(SHOWN) && line.contains(words)) {
+            let mut said = String::new();
+            child.stderr.take().expect("a pipe").read_to_string(&mut said).expect("text");
+            panic!("the child ended without a word of this answer: {said}");
+        }
+        child.kill().and_then(|()| child.wait()).expect("the child was ours")
+    });
+    assert!(!killed.await.expect("it shows the words").success());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_within_every_answer_it_pays_for_one_more_each_time_and_keeps_no_half() {
+    for speaks in BOTH {
+        let folder = tempfile::tempdir().expect("a folder");
+        let whole = conversation(speaks);
+        // Every other request is answered with the first words of an answer, and nothing after them.
+        let provider = Provider::answering(move |number, body| match number % 2 {
+            0 => {
+                let mut half = speaks.answers(&["HALF", " of it"], &[("x", "list_files", "{}")]);
+                let first = half.frames.iter().position(
+                    |frame| matches!(frame, Frame::Bytes(bytes) if bytes.windows(4).any(|word| word == b"HALF")),
+                );
+                half.frames.truncate(first.expect("the words are said") + 1);
+                half.frames.push(Frame::Silence);
+                half
+            }
+            _ => whole(number, body),
+        })
+        .await;
+        let base = speaks.base(&provider);
+        for _ in 0..ANSWERS {
+            kill_child_at(folder.path(), &base, "HALF").await;
+        }
+        run_child(folder.path(), &base, None).await;
+        let report = verify(folder.path().join("store.db")).expect("verified");
+        assert!(report.is_clean(), "{speaks:?}: {report}");
+        let store = SqliteStore::open_read_only(folder.path().join("store.db")).expect("opened");
+        let committed = deltas(&store).await;
+        assert_eq!(committed.iter().map(answers_in).sum::<usize>(), ANSWERS, "{speaks:?}: once each");
+        assert_eq!(provider.count(), ANSWERS + ANSWERS, "{speaks:?}: one more for each kill");
+        let said = Value::from(committed).to_string() + &Value::from(provider.bodies()).to_string();
+        assert!(!said.contains("HALF"), "{speaks:?}: half an answer is none: {said}");
+        let effects = fs::read_to_string(folder.path().join("effects")).expect("the tool was called");
+        assert_eq!(effects.lines().count(), 1, "{speaks:?}");
     }
 }
 

@@ -3,8 +3,8 @@
 use crate::provider::{Provider, Speaks};
 use async_trait::async_trait;
 use serde_json::Value;
-use std::{sync::Arc, time::Duration};
-use windlass_agent::llm::{DialectName, LlmAgent, LlmConfig, LlmDeps};
+use std::{fs, path::Path, sync::Arc, time::Duration};
+use windlass_agent::llm::{DialectName, LlmAgent, LlmConfig, LlmDeps, ToolsConfig};
 use windlass_core::{Entry, HandlingMode, Input, InputId, Record, RunEnd, Seq, SessionId, Timestamp};
 use windlass_runtime::{
     CompletionHandle, CompletionOutcome, CoreExecutor, CoreExecutorError, ExecutorFactory, FeedItem,
@@ -150,4 +150,75 @@ pub(crate) async fn deltas(store: &dyn Store) -> Vec<Value> {
 pub(crate) fn answers_in(delta: &Value) -> usize {
     let messages = delta["messages"].as_array().expect("a list");
     messages.iter().filter(|message| message["role"] == "assistant").count()
+}
+
+pub(crate) fn with_tools(speaks: Speaks, provider: &Provider, folder: &Path, tools: &[&str]) -> LlmConfig {
+    let tools = ToolsConfig {
+        enabled: tools.iter().map(|&name| name.to_owned()).collect(),
+        workspace: Some(folder.to_owned()),
+        ..ToolsConfig::default()
+    };
+    LlmConfig { tools, ..config(speaks, provider) }
+}
+
+pub(crate) fn folder() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a folder")
+}
+
+pub(crate) fn input_id() -> InputId {
+    InputId::from_uuid(uuid::Uuid::new_v4())
+}
+
+/// What a request says after its system prompt, a line for each part: who, what.
+pub(crate) fn told(body: &Value) -> Vec<String> {
+    let mut told = Vec::new();
+    for message in body["messages"].as_array().expect("messages") {
+        let role = message["role"].as_str().expect("a role");
+        match &message["content"] {
+            _ if role == "system" => {}
+            Value::String(text) if role == "tool" => {
+                told.push(format!("result {}: {text}", message["tool_call_id"].as_str().expect("an id")));
+            }
+            Value::String(text) if !text.is_empty() => told.push(format!("{role}: {text}")),
+            Value::Array(parts) => told.extend(parts.iter().map(|part| match part["type"].as_str() {
+                Some("text") => format!("{role}: {}", part["text"].as_str().expect("text")),
+                Some("tool_use") => format!("call {}: {}", part["id"].as_str().expect("an id"), part["input"]),
+                Some("tool_result") => {
+                    let id = part["tool_use_id"].as_str().expect("an id");
+                    format!("result {id}: {}", part["content"].as_str().expect("text"))
+                }
+                other => format!("{role}: {other:?}"),
+            })),
+            _ => {}
+        }
+        for call in message["tool_calls"].as_array().into_iter().flatten() {
+            let (id, arguments) = (call["id"].as_str(), call["function"]["arguments"].as_str());
+            told.push(format!("call {}: {}", id.expect("an id"), arguments.expect("text")));
+        }
+    }
+    told
+}
+
+/// Waits, by looking, for a file that ends in a line end.
+pub(crate) async fn written(path: &Path) -> String {
+    let looked = tokio::time::timeout(Duration::from_secs(30), async {
+        loop {
+            match fs::read_to_string(path) {
+                Ok(text) if text.ends_with('\n') => return text,
+                _ => tokio::time::sleep(Duration::from_millis(2)).await,
+            }
+        }
+    });
+    looked.await.expect("it is written")
+}
+
+pub(crate) async fn gone(pid: &str) {
+    let stat = format!("/proc/{pid}/stat");
+    let alive = || fs::read_to_string(&stat).is_ok_and(|stat| !stat.contains(") Z ") && !stat.contains(") X "));
+    let looked = tokio::time::timeout(Duration::from_secs(30), async {
+        while alive() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    });
+    looked.await.expect("the process is killed");
 }

@@ -13,7 +13,7 @@ pub(crate) mod worker;
 
 use crate::{
     failure::{Exit, Failure},
-    output,
+    output::Format,
 };
 use serde::Serialize;
 use std::{
@@ -27,9 +27,8 @@ pub(crate) struct Args {
     /// An empty folder to leave the store in [default: a temporary one, removed if all is well]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
-    /// Print one JSON document
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    format: Format,
     /// Spoil the evidence, to see that the proof notices: must end with exit code 1
     #[arg(long, value_enum)]
     sabotage: Option<Sabotage>,
@@ -64,7 +63,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let begun = Instant::now();
     let seed = args.seed.unwrap_or_else(clock_seed);
     let (dir, temporary) = folder(args)?;
-    let told = tour::lead(&dir, seed, !args.json)?;
+    let told = tour::lead(&dir, seed, args.format.is_text())?;
     if let Some(sabotage) = args.sabotage {
         audit::spoil(&dir, sabotage)?;
         told.story.say(format!("\nSabotage ({sabotage:?}): the evidence was spoilt. The proof must fail now."));
@@ -73,11 +72,10 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let holds = audit.problems.is_empty();
     told.story.say(format!("\n{audit}"));
     let seconds = begun.elapsed().as_secs_f64();
-    let mut printed = Ok(());
-    if args.json {
-        let (kills, sabotage, dir) = (told.kills, args.sabotage, dir.clone());
-        printed = output::document(&Document { holds, audit, kills, seed, seconds, sabotage, dir });
-    }
+    let document =
+        Document { holds, audit, kills: told.kills, seed, seconds, sabotage: args.sabotage, dir: dir.clone() };
+    // People have been told already.
+    let printed = args.format.tell(&document, |_| Ok(()));
     // What the proof came to is the exit code, whether or not anybody reads the document.
     if !holds {
         return Err(Failure::failed("not every acknowledged input is accounted for exactly once")

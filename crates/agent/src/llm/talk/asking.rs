@@ -1,11 +1,14 @@
 //! How is the model asked, and what is done where the conversation is too long for it?
 
 use super::{Live, Talk, millis, show};
-use crate::llm::{
-    agent::Parts,
-    dialect::{Answer, Piece, Question},
-    failure::{Class, ModelError},
-    message::{Compacted, Message, Role, Spent, Usage},
+use crate::{
+    llm::{
+        agent::Parts,
+        dialect::{Answer, Piece, Question},
+        failure::{Class, ModelError},
+        message::{Compacted, Message, Role, Spent, Usage},
+    },
+    tools::shown,
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 use std::{
@@ -19,6 +22,10 @@ use windlass_runtime::{CoreExecutorError, blob::BlobError};
 
 /// The most of one message, in bytes, that a summary is made from.
 const SUMMARISED: usize = 4_000;
+/// Of less than this, in bytes, nothing is cut out: a model that does not take it takes nothing.
+const SUMMARISED_AT_LEAST: usize = 1_000;
+/// Bytes of a token, where nobody has counted.
+const TOKEN: usize = 4;
 /// Messages that stay where the configuration does not say.
 const KEPT: usize = 8;
 const SUMMARISE: &str = "You summarise a conversation between a user and an agent with tools, so that the agent can go on \
@@ -81,20 +88,7 @@ impl Talk<'_> {
             return Ok(false);
         }
         let began = Instant::now();
-        let text = transcript(&messages[..cut]);
-        let Parts { config, model, .. } = self.parts;
-        let question = Question {
-            model: &config.model,
-            system: Some(SUMMARISE),
-            messages: vec![Arc::new(Message::user(text))],
-            tools: &[],
-            max_tokens: config.max_tokens,
-            temperature: config.temperature,
-            schema: None,
-            params: &config.params,
-            pictures: &HashMap::new(),
-        };
-        let answer = self.alive(model.ask(&question, &mut |_| ())).await.map_err(|error| failed(&error))?;
+        let answer = self.summarise(&transcript(&messages[..cut])).await.map_err(|error| failed(&error))?;
         let usage = answer.usage.unwrap_or_default();
         self.fresh.spent.add(self.cost(usage, began));
         // Nothing gives way to nothing.
@@ -104,6 +98,31 @@ impl Talk<'_> {
         self.fresh.compacted = Some(Compacted { messages: cut, summary: answer.text });
         self.commit().await?;
         Ok(true)
+    }
+
+    /// A summary of a text, of which the middle is cut out where it is more than a conversation may be, or than the
+    /// model takes.
+    async fn summarise(&self, text: &str) -> Result<Answer, ModelError> {
+        let Parts { config, model, .. } = self.parts;
+        let most = config.compaction.map_or(usize::MAX, |compaction| bytes(compaction.at_tokens));
+        let mut limit = text.len().min(most);
+        loop {
+            let question = Question {
+                model: &config.model,
+                system: Some(SUMMARISE),
+                messages: vec![Arc::new(Message::user(shown(text.as_bytes(), limit)))],
+                tools: &[],
+                max_tokens: config.max_tokens,
+                temperature: config.temperature,
+                schema: None,
+                params: &config.params,
+                pictures: &HashMap::new(),
+            };
+            match self.alive(model.ask(&question, &mut |_| ())).await {
+                Err(error) if error.class == Class::Overflow && limit > SUMMARISED_AT_LEAST => limit /= 2,
+                answer => return answer,
+            }
+        }
     }
 
     fn cost(&self, usage: Usage, began: Instant) -> Spent {
@@ -164,9 +183,14 @@ fn failed(error: &ModelError) -> CoreExecutorError {
     }
 }
 
-/// Tokens in a text of so many bytes, where nobody has counted.
+/// Tokens in a text of so many bytes.
 fn estimate(bytes: usize) -> u64 {
-    bytes.div_ceil(4) as u64
+    bytes.div_ceil(TOKEN) as u64
+}
+
+/// Bytes of a text of so many tokens.
+fn bytes(tokens: u64) -> usize {
+    usize::try_from(tokens).unwrap_or(usize::MAX).saturating_mul(TOKEN)
 }
 
 /// Messages as one text, long ones cut.
@@ -179,9 +203,9 @@ fn transcript(messages: &[Arc<Message>]) -> String {
             Role::Tool => "Tool",
             Role::System => "News",
         };
-        let _ = writeln!(text, "{role}: {}", crate::tools::shown(message.content.as_bytes(), SUMMARISED));
+        let _ = writeln!(text, "{role}: {}", shown(message.content.as_bytes(), SUMMARISED));
         for call in &message.calls {
-            let arguments = crate::tools::shown(call.arguments.as_bytes(), SUMMARISED);
+            let arguments = shown(call.arguments.as_bytes(), SUMMARISED);
             let _ = writeln!(text, "Agent calls {}: {arguments}", call.name);
         }
     }
