@@ -15,9 +15,12 @@ use std::{
     path::Path,
     time::{Duration, Instant, SystemTime},
 };
-use windlass::{SqliteOptions, SqliteStore, StoreError};
+use windlass::{
+    SqliteOptions, SqliteStore, StoreError,
+    agent::sandbox::{Profile, Sandbox},
+};
 
-/// Check configuration, store, lock, disk, clock and server, and say what to do
+/// Check configuration, store, lock, disk, clock, sandbox and server, and say what to do
 #[derive(clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -84,6 +87,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         }
         Err(failure) => findings.push(wrong("store", &failure)),
     }
+    findings.push(sandbox());
     findings.push(server(args)?);
     let all_is_well = findings.iter().all(|finding| finding.state != State::Wrong);
     let document = Document { ok: all_is_well, findings: &findings };
@@ -174,6 +178,16 @@ fn sync(folder: &Path) -> std::io::Result<Duration> {
     let took = begun.elapsed();
     std::fs::remove_file(&file)?;
     written.map(|()| took)
+}
+
+/// Whether programs that models start can be kept in their workspaces.
+fn sandbox() -> Finding {
+    match Sandbox::default().or(Profile::Workspace).check(Some(Path::new("/"))) {
+        Ok(()) => ok("sandbox", "models can be kept in their workspaces"),
+        Err(error) => {
+            note("sandbox", error.to_string(), "Linux 6.2 or later, with Landlock among its security modules")
+        }
+    }
 }
 
 /// The server: a note if nobody is there and nobody said that somebody should be.

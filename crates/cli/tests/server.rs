@@ -51,6 +51,27 @@ fn a_wait_outlives_the_server() {
 }
 
 #[test]
+fn a_killed_server_leaves_no_program_behind() {
+    let dir = folder();
+    let (config, pids) = (dir.path().join("windlass.toml"), dir.path().join("pids"));
+    // A worker, and one that it has started in a session of its own.
+    let script = format!("setsid sleep 1000 & echo $$ $! > {0}.new; mv {0}.new {0}; sleep 1000", pids.display());
+    let agent =
+        format!("[agents.idler]\nkind = \"process\"\nmode = \"worker\"\ncommand = [\"sh\", \"-c\", \"{script}\"]\n");
+    std::fs::write(&config, agent).expect("a file");
+    let mut server = Served::listening(dir.path(), "127.0.0.1:0", &["--config", config.to_str().expect("text")]);
+    sent(&server, "demo", "hello");
+    wait_until("the worker has started", || pids.exists());
+    let pids = std::fs::read_to_string(&pids).expect("text");
+    let lives = |pid: &str| Path::new("/proc").join(pid).join("exe").exists();
+    assert!(pids.split_whitespace().all(lives) && pids.split_whitespace().count() == 2, "{pids}");
+    server.kill();
+    let killed = Instant::now();
+    wait_until("they end", || !pids.split_whitespace().any(lives));
+    assert!(killed.elapsed() < Duration::from_secs(2), "{:?}", killed.elapsed());
+}
+
+#[test]
 fn a_tail_outlives_the_server_and_skips_nothing() {
     let dir = folder();
     let server = Served::start(dir.path());
@@ -291,7 +312,7 @@ fn a_doctor_and_a_health_check_say_how_it_is() {
     assert_eq!((well.code, &well.json()["ok"]), (Some(0), &true.into()), "{well:?}");
     let names: Vec<_> =
         well.json()["findings"].as_array().expect("findings").iter().map(|f| f["name"].clone()).collect();
-    assert_eq!(names, ["config", "clock", "store", "lock", "disk", "server"]);
+    assert_eq!(names, ["config", "clock", "store", "lock", "disk", "sandbox", "server"]);
     let agents = server.run(&["agents", "ls", "--json"]).json();
     let default = agents["items"].as_array().expect("agents").iter().find(|agent| agent["default"] == true);
     let default = default.expect("a default agent")["name"].as_str().expect("a name").to_owned();
