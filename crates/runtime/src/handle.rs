@@ -299,20 +299,25 @@ impl SessionHandle {
             let state = RuntimeState::Running;
             return Err(SessionError::Refused(windlass_core::ControlRefused::State { state }));
         };
-        let mut entries = Vec::new();
-        loop {
-            let after = entries.last().map_or(Seq::ZERO, |entry: &Arc<windlass_core::Entry>| entry.seq);
-            match self.shared.store.read(self.id(), after, RECOVER_PAGE).await {
-                Ok(page) if page.is_empty() || after >= live.head() => break,
-                Ok(page) => entries.extend(page.into_iter().filter(|entry| entry.seq <= live.head())),
+        let (limits, policy) = (self.shared.limits.clone(), Arc::clone(&self.shared.policy));
+        let (mut again, mut settled) = (Session::new(self.id(), limits, policy), Vec::new());
+        while again.head() < live.head() {
+            let left = u32::try_from(live.head().0 - again.head().0).unwrap_or(u32::MAX);
+            match self.shared.store.read(self.id(), again.head(), left.min(RECOVER_PAGE)).await {
+                Ok(page) if page.is_empty() => break,
+                Ok(page) => {
+                    for entry in page {
+                        again
+                            .replay(&entry, &mut settled)
+                            .map_err(|error| SessionError::Corrupt { session: self.id(), error })?;
+                        settled.clear();
+                    }
+                }
                 // Entries that are no longer kept cannot be folded again; the snapshot stands for them.
                 Err(StoreError::Pruned { .. }) => return Ok(recovered(open)),
                 Err(error) => return Err(error.into()),
             }
         }
-        let (limits, policy) = (self.shared.limits.clone(), Arc::clone(&self.shared.policy));
-        let again = Session::recover(self.id(), limits, policy, None, &entries)
-            .map_err(|error| SessionError::Corrupt { session: self.id(), error })?;
         if again.snapshot() != live {
             let detail = format!("memory ({state:?}) and journal ({:?}) differ", again.state());
             return Err(
@@ -463,7 +468,7 @@ impl SessionHandle {
         self.slot.hub()
     }
 
-    /// Entries after a position.
+    /// The next entries after a position.
     pub(crate) async fn entries(&self, after: Seq, limit: u32) -> Result<Vec<Arc<windlass_core::Entry>>, StoreError> {
         self.shared.store.read(self.id(), after, limit).await
     }

@@ -8,8 +8,8 @@ use crate::{
     clock::{Clock, SystemClock},
     documents::{Document, DocumentError, Documents, checked},
     store::{
-        Append, IndexChange, InputQuery, InputRef, InputRow, ListQuery, Loaded, Opened, PutSnapshot, SessionRow,
-        SessionStatus, Store, StoreError, Usage,
+        Append, IndexChange, InputQuery, InputRef, InputRow, ListQuery, Loaded, Opened, PutSnapshot, Room, SessionRow,
+        SessionStatus, Store, StoreError, Usage, json_bytes,
     },
 };
 use async_trait::async_trait;
@@ -189,7 +189,12 @@ impl Store for MemoryStore {
             }
             Ok(journal.after(after).take(limit as usize).cloned().collect())
         });
-        read.unwrap_or(Ok(Vec::new()))
+        let mut entries: Vec<Arc<Entry>> = read.unwrap_or(Ok(Vec::new()))?;
+        let mut room = Room::page(limit);
+        // Counted after the lock is given back.
+        let taken = entries.iter().take_while(|entry| room.takes(json_bytes(&entry.record))).count();
+        entries.truncate(taken);
+        Ok(entries)
     }
 
     async fn put_snapshot(&self, put: PutSnapshot) -> Result<u64, StoreError> {

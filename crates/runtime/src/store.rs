@@ -49,7 +49,8 @@ pub trait Store: Send + Sync + 'static {
     /// As for any read.
     async fn load(&self, session: SessionId) -> Result<Option<Loaded>, StoreError>;
 
-    /// Entries after a position, in order, at most `limit`. Reads committed entries only, raises no fence.
+    /// The next entries after a position, in order: a [`Room`] of at most `limit`. A page may be short while there is
+    /// more; an empty one is the end. Reads committed entries only, raises no fence.
     ///
     /// # Errors
     /// [`StoreError::Pruned`] if entries after `after` are no longer kept; otherwise as for any read.
@@ -118,6 +119,63 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     /// [`StoreError::Fenced`] if somebody else owns it by now, otherwise as for [`Store::append`].
     async fn delete(&self, session: SessionId, fence: Fence) -> Result<(), StoreError>;
+}
+
+/// A page of a list takes no more bytes than this, unless its first item alone does.
+pub const PAGE_BYTES: usize = 1024 * 1024;
+
+/// What still fits on a page: so many items, and no more than [`PAGE_BYTES`] of them as JSON, but at least one.
+#[derive(Debug)]
+pub struct Room {
+    items: u32,
+    bytes: usize,
+    is_empty: bool,
+}
+
+impl Room {
+    /// The room of a page of at most `limit` items.
+    pub const fn page(limit: u32) -> Room {
+        Room { items: limit, bytes: PAGE_BYTES, is_empty: true }
+    }
+
+    /// Room for whatever there is.
+    pub const fn unlimited() -> Room {
+        Room { items: u32::MAX, bytes: usize::MAX, is_empty: true }
+    }
+
+    /// How many more items fit, if they are small.
+    pub const fn items(&self) -> u32 {
+        self.items
+    }
+
+    /// Whether an item of so many bytes is still taken. After the first that is not, none is.
+    pub fn takes(&mut self, bytes: usize) -> bool {
+        if self.items == 0 || (bytes > self.bytes && !self.is_empty) {
+            self.items = 0;
+            return false;
+        }
+        self.is_empty = false;
+        self.items -= 1;
+        self.bytes = self.bytes.saturating_sub(bytes);
+        true
+    }
+}
+
+/// How many bytes something takes as JSON.
+pub fn json_bytes(value: &impl Serialize) -> usize {
+    struct Count(usize);
+    impl std::io::Write for Count {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0 += bytes.len();
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut count = Count(0);
+    // What cannot be encoded takes nothing; whoever encodes it will say so.
+    serde_json::to_writer(&mut count, value).map_or(0, |()| count.0)
 }
 
 /// What an owner gets to begin with.

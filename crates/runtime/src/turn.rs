@@ -196,7 +196,8 @@ impl Turn {
         self.inner.cancel.is_cancelled()
     }
 
-    /// Committed entries of the session after a position: the conversation so far, in its boundaries' deltas.
+    /// The next committed entries of the session after a position: the conversation so far, in its boundaries' deltas.
+    /// A page may have fewer than `limit`; an empty one is the end.
     ///
     /// # Errors
     /// [`StoreError`], as for [`Store::read`](crate::store::Store::read).

@@ -32,8 +32,8 @@ use tokio::sync::Semaphore;
 use windlass_core::{Entry, Fence, RunBoundaryReceipt, RunId, Seq, SessionId};
 use windlass_runtime::Observer;
 use windlass_runtime::store::{
-    Append, InputQuery, InputRef, InputRow, ListQuery, Loaded, Opened, PutSnapshot, SessionRow, Store, StoreError,
-    Usage,
+    Append, InputQuery, InputRef, InputRow, ListQuery, Loaded, Opened, PutSnapshot, Room, SessionRow, Store,
+    StoreError, Usage,
 };
 use writer::{Change, SnapshotRow, Writer};
 
@@ -199,15 +199,20 @@ impl SqliteStore {
         self.look(move |connection| {
             let body = rows::json(&*snapshot);
             let hash = rows::hash(session, at, None, body.as_bytes());
-            let pruned = session_by_id(connection, session)?.map_or(Seq::ZERO, |(_, pruned)| pruned);
-            let going = u32::try_from(keep_after.0.saturating_sub(pruned.0)).unwrap_or(u32::MAX);
+            let mut after = session_by_id(connection, session)?.map_or(Seq::ZERO, |(_, pruned)| pruned);
             let receipt = |entry: &Arc<Entry>| {
                 let receipt = entry.record.receipt()?;
                 let body = rows::json(&**receipt);
                 let checksum = receipt_checksum(session, entry.seq, body.as_bytes());
                 Some((receipt.run_id, receipt.sequence, body, checksum))
             };
-            let receipts = entries(connection, session, pruned, going)?.iter().filter_map(receipt).collect();
+            let mut receipts = Vec::new();
+            while after < keep_after {
+                let going = u32::try_from(keep_after.0 - after.0).unwrap_or(u32::MAX);
+                let page = entries(connection, session, after, Room::page(going))?;
+                receipts.extend(page.iter().filter_map(receipt));
+                after = page.last().map_or(keep_after, |entry| entry.seq);
+            }
             Ok(SnapshotRow { session, fence, at, body, hash, keep_after, receipts })
         })
         .await
@@ -237,7 +242,7 @@ impl Store for SqliteStore {
     }
 
     async fn read(&self, session: SessionId, after: Seq, limit: u32) -> Result<Vec<Arc<Entry>>, StoreError> {
-        self.look(move |connection| entries(connection, session, after, limit)).await
+        self.look(move |connection| entries(connection, session, after, Room::page(limit))).await
     }
 
     async fn put_snapshot(&self, put: PutSnapshot) -> Result<u64, StoreError> {
@@ -311,7 +316,7 @@ fn load(connection: &Connection, session: SessionId) -> rows::Read<Option<(Loade
     for (at, size, snapshot) in snapshots(connection, session)? {
         match snapshot {
             Ok(snapshot) => {
-                let tail = entries(connection, session, at, u32::MAX)?;
+                let tail = entries(connection, session, at, Room::unlimited())?;
                 return Ok(Some((Loaded { snapshot: Some((at, snapshot)), tail }, size)));
             }
             Err(error) => damaged = damaged.or(Some(error)),
@@ -321,7 +326,10 @@ fn load(connection: &Connection, session: SessionId) -> rows::Read<Option<(Loade
         // The snapshot was all there was of what it stood for.
         Some(error) if pruned > Seq::ZERO => Err(error),
         _ if pruned > Seq::ZERO => Err(corrupt(session, Some(pruned), "the snapshot is missing")),
-        _ => Ok(Some((Loaded { snapshot: None, tail: entries(connection, session, Seq::ZERO, u32::MAX)? }, 0))),
+        _ => {
+            let tail = entries(connection, session, Seq::ZERO, Room::unlimited())?;
+            Ok(Some((Loaded { snapshot: None, tail }, 0)))
+        }
     }
 }
 

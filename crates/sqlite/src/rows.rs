@@ -12,7 +12,7 @@ use windlass_core::{
     Entry, Fence, Gate, InputId, InputState, Profile, Record, RunBoundaryReceipt, RunId, Seq, SessionId, Snapshot,
     Timestamp,
 };
-use windlass_runtime::store::{Append, IndexChange, InputRow, SessionRow, SessionStatus, StoreError};
+use windlass_runtime::store::{Append, IndexChange, InputRow, Room, SessionRow, SessionStatus, StoreError};
 
 /// What can be read: the row, or why not.
 pub(crate) type Read<T> = Result<T, StoreError>;
@@ -254,18 +254,27 @@ fn decode<T: DeserializeOwned>(session: SessionId, at: Option<Seq>, body: &[u8])
     serde_json::from_slice(body).map_err(|error| corrupt(session, at, error.to_string()))
 }
 
-/// Entries after a position, at most `limit`, in order and without a gap. Call within a read transaction.
-pub(crate) fn entries(connection: &Connection, session: SessionId, after: Seq, limit: u32) -> Read<Vec<Arc<Entry>>> {
+/// Entries after a position, as many as there is room for, in order and without a gap. Call within a read transaction.
+pub(crate) fn entries(
+    connection: &Connection,
+    session: SessionId,
+    after: Seq,
+    mut room: Room,
+) -> Read<Vec<Arc<Entry>>> {
     let Some((row, pruned)) = session_by_id(connection, session)? else { return Ok(Vec::new()) };
     if after < pruned {
         return Err(StoreError::Pruned { oldest: pruned });
     }
     let sql = "SELECT seq, at, body, checksum FROM journal WHERE session = ? AND seq > ? ORDER BY seq LIMIT ?";
     let mut select = connection.prepare_cached(sql).map_err(unreadable)?;
-    let mut rows = select.query(params![bytes(&session), after.0 as i64, limit]).map_err(unreadable)?;
+    let mut rows = select.query(params![bytes(&session), after.0 as i64, room.items()]).map_err(unreadable)?;
     let mut entries = Vec::new();
     let mut last = after;
     while let Some(row) = rows.next().map_err(unreadable)? {
+        // What is no text is told of below.
+        if !room.takes(text(row, 2).map_or(0, <[u8]>::len)) {
+            break;
+        }
         let entry = entry(session, row)?;
         if entry.seq != last.next() {
             return Err(corrupt(session, Some(last.next()), "the entry is missing"));
@@ -273,7 +282,7 @@ pub(crate) fn entries(connection: &Connection, session: SessionId, after: Seq, l
         last = entry.seq;
         entries.push(Arc::new(entry));
     }
-    let complete = entries.len() == limit as usize || last == row.head || (entries.is_empty() && after > row.head);
+    let complete = room.items() == 0 || last == row.head || (entries.is_empty() && after > row.head);
     if !complete {
         let at = last.next().min(row.head.next());
         return Err(corrupt(session, Some(at), format!("the journal does not end at its head, {}", row.head)));
@@ -324,7 +333,7 @@ pub(crate) fn receipt(
     if let Some(receipt) = kept_receipt(session, at, row)? {
         return Ok(Some(Arc::new(receipt)));
     }
-    let entries = entries(connection, session, Seq(at.0.saturating_sub(1)), 1)?;
+    let entries = entries(connection, session, Seq(at.0.saturating_sub(1)), Room::page(1))?;
     let receipt = entries.first().and_then(|entry| entry.record.receipt());
     let receipt = receipt.filter(|receipt| receipt.run_id == run && receipt.sequence == sequence);
     receipt.cloned().map(Some).ok_or_else(|| corrupt(session, Some(at), "the entry does not hold its receipt"))

@@ -3,8 +3,8 @@
 //! [`exercise`] runs all of [`PROPERTIES`] against storage of yours, each on fresh storage, and names those that fail.
 
 use crate::store::{
-    Append, IndexChange, InputQuery, InputRef, InputRow, ListQuery, Opened, PutSnapshot, SessionStatus, Store,
-    StoreError, Usage,
+    Append, IndexChange, InputQuery, InputRef, InputRow, ListQuery, Opened, PAGE_BYTES, PutSnapshot, SessionStatus,
+    Store, StoreError, Usage,
 };
 use async_trait::async_trait;
 use futures_util::{
@@ -66,6 +66,7 @@ properties! {
     a_refused_append_leaves_no_rows_behind,
     sessions_are_apart,
     reading_resumes_anywhere,
+    a_page_is_bounded_by_its_bytes,
     reading_beyond_the_head_is_empty,
     an_input_is_found_by_id_and_by_its_latest_key,
     an_id_that_is_admitted_again_has_one_row,
@@ -323,6 +324,33 @@ async fn reading_resumes_anywhere(storage: Arc<dyn Storage>) {
         seen.extend(page);
     }
     assert_eq!(seen, entries(1..=10));
+}
+
+async fn a_page_is_bounded_by_its_bytes(storage: Arc<dyn Storage>) {
+    let store = storage.open().await;
+    let fence = begin(&store, session(1), 1).await;
+    // Of a page: nearly all, twice a third of what two may have together, more than all, and little.
+    let shares = [90, 30, 30, 30, 250, 1, 1].map(|percent| PAGE_BYTES * percent / 100);
+    let long = |(seq, bytes)| {
+        let record = Record::Noted { note: JsonText::encode(&"x".repeat(bytes)).expect("text is JSON") };
+        Arc::new(Entry { seq: Seq(seq), at: at(seq), record })
+    };
+    let written: Vec<_> = (2..).zip(shares).map(long).collect();
+    store.append(Append { entries: written.clone(), ..append(session(1), fence, 2..=2) }).await.expect("appended");
+    let (mut seen, mut pages) = (Vec::new(), Vec::new());
+    loop {
+        let after = seen.last().map_or(Seq(1), |entry: &Arc<Entry>| entry.seq);
+        let page = store.read(session(1), after, 9).await.expect("read");
+        if page.is_empty() {
+            break;
+        }
+        pages.push(page.len());
+        seen.extend(page);
+    }
+    assert_eq!(pages, [1, 3, 1, 2], "each takes what it can, and one entry at least");
+    assert!(seen == written);
+    // Whoever opens the session needs all of it.
+    assert_eq!(open(&store, session(1)).await.tail.len(), 1 + written.len());
 }
 
 async fn reading_beyond_the_head_is_empty(storage: Arc<dyn Storage>) {

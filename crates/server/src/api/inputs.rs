@@ -24,7 +24,7 @@ use windlass_core::{
 };
 use windlass_runtime::{
     CompletionHandle, CompletionOutcome, SessionHandle,
-    store::{InputQuery, InputRef, InputRow, StoreError},
+    store::{InputQuery, InputRef, InputRow, Room, StoreError, json_bytes},
 };
 
 /// How long a wait lasts if its caller does not say.
@@ -39,7 +39,7 @@ const READS: usize = 8;
 pub(crate) struct InputsQuery {
     /// Only these.
     state: Option<InputPhase>,
-    /// At most so many items.
+    /// At most so many items; large ones make a page shorter.
     #[param(minimum = 1, maximum = 500, default = 100)]
     limit: Option<u32>,
     /// Where the page begins: the `next_cursor` of the one before.
@@ -78,8 +78,7 @@ pub(crate) async fn list(
         ..InputQuery::default()
     };
     let rows = state.store().inputs(wanted).await?;
-    let more = rows.len() == limit as usize;
-    let next_cursor = rows.last().filter(|_| more).map(|row| of.cursor(row.input.as_uuid().as_bytes()));
+    let mut more = rows.len() == limit as usize;
     let active: BTreeMap<InputId, InputState> = if rows.iter().any(|row| row.settled.is_none()) {
         session.active_inputs().await?.into_iter().collect()
     } else {
@@ -89,7 +88,16 @@ pub(crate) async fn list(
         let live = active.get(&row.input).copied();
         view(&state, row, live)
     });
-    let items = views.buffered(READS).try_collect().await?;
+    let (mut views, mut room) = (views.buffered(READS), Room::page(limit));
+    let mut items: Vec<InputView> = Vec::new();
+    while let Some(view) = views.try_next().await? {
+        if !room.takes(json_bytes(&view)) {
+            more = true;
+            break;
+        }
+        items.push(view);
+    }
+    let next_cursor = items.last().filter(|_| more).map(|view| of.cursor(view.id.as_uuid().as_bytes()));
     Ok(Json(Page { items, next_cursor }))
 }
 
@@ -113,15 +121,21 @@ pub(crate) async fn dead_letters(
     let wanted =
         InputQuery { tenant: Some(principal.tenant.in_profile()), dead: true, after, limit, ..InputQuery::default() };
     let rows = state.store().inputs(wanted).await?;
-    let more = rows.len() == limit as usize;
-    let place = |row: &InputRow| [*row.session.as_uuid().as_bytes(), *row.input.as_uuid().as_bytes()].concat();
-    let next_cursor = rows.last().filter(|_| more).map(|row| of.cursor(&place(row)));
-    let mut items = Vec::with_capacity(rows.len());
+    let mut more = rows.len() == limit as usize;
+    let (mut items, mut room, mut looked_at) = (Vec::new(), Room::page(limit), None);
     for row in rows {
+        let place = [*row.session.as_uuid().as_bytes(), *row.input.as_uuid().as_bytes()];
         if reach::owner(&state, row.session).await?.is_some_and(|owner| owner.shows_to(&principal)) {
-            items.push(view(&state, row, None).await?);
+            let view = view(&state, row, None).await?;
+            if !room.takes(json_bytes(&view)) {
+                more = true;
+                break;
+            }
+            items.push(view);
         }
+        looked_at = Some(place);
     }
+    let next_cursor = looked_at.filter(|_| more).map(|place| of.cursor(&place.concat()));
     Ok(Json(Page { items, next_cursor }))
 }
 

@@ -79,7 +79,7 @@ pub(crate) struct Named<T>(T);
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct PageQuery {
-    /// At most so many items.
+    /// At most so many items; large ones make a page shorter.
     #[param(minimum = 1, maximum = 500, default = 100)]
     limit: Option<u32>,
     /// Where the page begins: the `next_cursor` of the one before.

@@ -22,7 +22,10 @@ use windlass_api::{
 use windlass_core::{
     Operation, OperationId, OperationProgressUpdate, OperationResult, OperationSpec, OpsLifecycleError, SessionId,
 };
-use windlass_runtime::{OpsError, OpsLifecycleRegistry};
+use windlass_runtime::{
+    OpsError, OpsLifecycleRegistry,
+    store::{Room, json_bytes},
+};
 
 /// List the operations of a session
 ///
@@ -38,17 +41,17 @@ pub(crate) async fn list(
     Named(session): Named<String>,
     StrictQuery(query): StrictQuery<PageQuery>,
 ) -> Result<Json<Page<OperationView>>, Problem> {
-    let limit = page_limit(query.limit)? as usize;
+    let mut room = Room::page(page_limit(query.limit)?);
     let session = reach::reach(&state, &principal, &session).await?;
     let of = List::of("/v1/sessions/{session}/operations", &[&session.id().to_string()]);
     let after = of.uuids::<1>(query.cursor.as_deref())?.map(|[id]| OperationId::from_uuid(id));
     let mut operations = session.operations().list_operations().await?;
     operations.retain(|operation| after.is_none_or(|after| operation.spec.id > after));
     operations.sort_by_key(|operation| operation.spec.id);
-    let more = operations.len() > limit;
-    operations.truncate(limit);
-    let next_cursor = operations.last().filter(|_| more).map(|last| of.cursor(last.spec.id.as_uuid().as_bytes()));
-    let items = operations.iter().map(|operation| shown(session.id(), operation)).collect();
+    let views = operations.iter().map(|operation| shown(session.id(), operation));
+    let items: Vec<OperationView> = views.take_while(|view| room.takes(json_bytes(view))).collect();
+    let more = items.len() < operations.len();
+    let next_cursor = items.last().filter(|_| more).map(|last| of.cursor(last.id.as_uuid().as_bytes()));
     Ok(Json(Page { items, next_cursor }))
 }
 

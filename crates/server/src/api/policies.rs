@@ -3,7 +3,7 @@
 use super::{
     Named, PageQuery,
     cursor::List,
-    journal::position,
+    journal::{Piece, position},
     page_limit,
     policy_book::{self, Version},
     reach,
@@ -25,10 +25,10 @@ use windlass_api::{
     ExplainPolicy, Page, PolicyDifference, PolicyExplained, PolicyReplayed, PolicySaved, PolicyView, ReplayPolicy,
 };
 use windlass_core::{
-    Accepted, Decision, Deliver, Entry, Input, InputBody, OnBusy, Peer, PeerConvention, PolicyQuery, PolicyTable,
-    Record, RunEnd, Seq, SessionId, SourceKind,
+    Accepted, Decision, Deliver, Input, InputBody, OnBusy, Peer, PeerConvention, PolicyQuery, PolicyTable, Record,
+    RunEnd, Seq, SourceKind,
 };
-use windlass_runtime::{policy_from_toml, store::StoreError};
+use windlass_runtime::policy_from_toml;
 
 /// Upload a policy
 ///
@@ -213,60 +213,31 @@ pub(crate) async fn replay(
     // Read twice and held never: ten thousand entries may be more than there is room for.
     let mut silent: BTreeSet<String> = handle.status().await?.silent_intents.into_iter().collect();
     let mut began_busy = None;
-    let span = each(&state, session, after, asked.limit, |entry| {
-        began_busy = began_busy.or_else(|| was_busy(&entry.record));
-        if let Record::SilentIntentsSet { intents } = &entry.record {
-            silent.extend(intents.iter().cloned());
-        }
-    })
-    .await?;
-    let mut busy = began_busy.unwrap_or(false);
-    let (mut decisions, mut differences) = (0, Vec::new());
-    each(&state, session, after, span.entries, |entry| {
-        if let Record::InputAccepted(accepted) = &entry.record {
-            decisions += 1;
-            differences.extend(compare(&found.table, entry.seq, accepted, busy, &silent));
-        }
-        busy = busy_after(&entry.record).unwrap_or(busy);
-    })
-    .await?;
-    let next_after = span.more.then_some(span.end.0);
-    Ok(Json(PolicyReplayed { name, version, session, entries: span.entries, decisions, differences, next_after }))
-}
-
-/// Entries that were read one after the other.
-struct Span {
-    entries: u32,
-    end: Seq,
-    more: bool,
-}
-
-/// Shows at most so many entries after a position, a page of them in memory.
-async fn each(
-    state: &AppState,
-    session: SessionId,
-    after: Seq,
-    limit: u32,
-    mut show: impl FnMut(&Entry) + Send,
-) -> Result<Span, Problem> {
-    const PAGE: u32 = 64;
-    let mut span = Span { entries: 0, end: after, more: true };
-    while span.more && span.entries < limit {
-        let wanted = (limit - span.entries).min(PAGE);
-        match state.store().read(session, span.end, wanted).await {
-            Ok(page) => {
-                for entry in &page {
-                    show(entry);
-                }
-                span.entries += page.len() as u32;
-                span.end = page.last().map_or(span.end, |entry| entry.seq);
-                span.more = page.len() == wanted as usize;
+    let mut first = Piece::new(&state, session, after, asked.limit);
+    let mut read = 0;
+    while let Some(entries) = first.next().await? {
+        read += entries.len() as u32;
+        for entry in entries {
+            began_busy = began_busy.or_else(|| was_busy(&entry.record));
+            if let Record::SilentIntentsSet { intents } = &entry.record {
+                silent.extend(intents.iter().cloned());
             }
-            Err(StoreError::Pruned { oldest }) => span.end = oldest,
-            Err(error) => return Err(error.into()),
         }
     }
-    Ok(span)
+    let mut busy = began_busy.unwrap_or(false);
+    let (mut decisions, mut differences) = (0, Vec::new());
+    let mut again = Piece::new(&state, session, after, read);
+    while let Some(entries) = again.next().await? {
+        for entry in entries {
+            if let Record::InputAccepted(accepted) = &entry.record {
+                decisions += 1;
+                differences.extend(compare(&found.table, entry.seq, accepted, busy, &silent));
+            }
+            busy = busy_after(&entry.record).unwrap_or(busy);
+        }
+    }
+    let next_after = (!first.is_over).then_some(first.after.0);
+    Ok(Json(PolicyReplayed { name, version, session, entries: read, decisions, differences, next_after }))
 }
 
 /// Whether a run is on, or suspended, after this record; none if the record does not say.

@@ -2,7 +2,7 @@
 //!
 //! Folded from the journal, a bounded piece of it per request.
 
-use super::{Named, PageQuery, cursor::List, page_limit, reach};
+use super::{Named, PageQuery, cursor::List, journal::Piece, page_limit, reach};
 use crate::{
     auth::Principal,
     json::StrictQuery,
@@ -10,15 +10,9 @@ use crate::{
     state::AppState,
 };
 use axum::{Json, extract::State};
-use std::sync::Arc;
 use windlass_api::{Attempt, AttemptEnd, Page, Receipt, RunView};
 use windlass_core::{Entry, Record, RunBoundaryReceipt, RunEnd, RunEnded, RunId, Seq, SessionId, Terminal};
-use windlass_runtime::store::StoreError;
-
-/// Entries that are read at once.
-const READ: u32 = 512;
-/// Entries that are read for one request, at most.
-const READ_IN_ALL: u32 = 8 * READ;
+use windlass_runtime::store::{Room, StoreError, json_bytes};
 
 /// List the attempts at runs
 ///
@@ -35,51 +29,39 @@ pub(crate) async fn list(
     Named(session): Named<String>,
     StrictQuery(query): StrictQuery<PageQuery>,
 ) -> Result<Json<Page<Attempt>>, Problem> {
-    let limit = page_limit(query.limit)? as usize;
+    let mut room = Room::page(page_limit(query.limit)?);
     let session = reach::reach(&state, &principal, &session).await?.id();
     let of = List::of("/v1/sessions/{session}/runs", &[&session.to_string()]);
     // Where an attempt began that was not over at the end of the page before, and where to read on.
     let [began, after] = of.numbers(query.cursor.as_deref())?;
     let mut fold = Attempts::default();
     if began > 0 {
-        for entry in read(&state, session, Seq(began - 1), 1).await?.0 {
+        for entry in Piece::new(&state, session, Seq(began - 1), 1).next().await?.unwrap_or_default() {
             fold.add(&entry);
         }
     }
-    let (mut after, mut read_in_all) = (Seq(after), 0);
-    let more = loop {
-        let (entries, from) = read(&state, session, after, READ).await?;
-        after = from;
-        let last = entries.len() < READ as usize;
-        read_in_all += READ;
-        let full = entries.iter().find(|entry| {
+    let mut piece = Piece::whole(&state, session, Seq(after));
+    let mut items: Vec<Attempt> = Vec::new();
+    while let Some(entries) = piece.next().await? {
+        for entry in &entries {
             fold.add(entry);
-            after = entry.seq;
-            fold.over.len() >= limit
-        });
-        if full.is_some() || read_in_all >= READ_IN_ALL {
-            break true;
+            for attempt in fold.over.drain(..) {
+                if !room.takes(json_bytes(&attempt)) {
+                    return Ok(Json(Page { items, next_cursor: Some(of.at([0, attempt.seq - 1])) }));
+                }
+                items.push(attempt);
+            }
         }
-        if last {
-            break false;
+    }
+    let next_cursor = match fold.open {
+        open if !piece.is_over => Some(of.at([open.map_or(0, |attempt| attempt.seq), piece.after.0])),
+        Some(attempt) if !room.takes(json_bytes(&attempt)) => Some(of.at([0, attempt.seq - 1])),
+        open => {
+            items.extend(open);
+            None
         }
     };
-    let open = fold.open.as_ref().map_or(0, |attempt| attempt.seq);
-    let mut items = fold.over;
-    if !more {
-        items.extend(fold.open);
-    }
-    let next_cursor = more.then(|| of.at([open, after.0]));
     Ok(Json(Page { items, next_cursor }))
-}
-
-/// Entries after a position that are kept, and the position they come after.
-async fn read(state: &AppState, session: SessionId, after: Seq, limit: u32) -> Result<(Vec<Arc<Entry>>, Seq), Problem> {
-    match state.store().read(session, after, limit).await {
-        Ok(entries) => Ok((entries, after)),
-        Err(StoreError::Pruned { oldest }) => Ok((state.store().read(session, oldest, limit).await?, oldest)),
-        Err(error) => Err(error.into()),
-    }
 }
 
 /// Folds entries into attempts.
@@ -177,31 +159,21 @@ pub(crate) async fn get(
 ) -> Result<Json<RunView>, Problem> {
     let session = reach::reach(&state, &principal, &session).await?.id();
     let run: RunId = reach::id(&run, "a run")?;
-    let mut after = before(&state, session, run).await?;
-    let (mut fold, mut receipts, mut read_in_all) = (Attempts::default(), Vec::new(), 0);
-    let mut ended = false;
-    let complete = loop {
-        let (entries, from) = read(&state, session, after, READ).await?;
-        let last = entries.len() < READ as usize;
-        after = entries.last().map_or(from, |entry| entry.seq);
+    let mut piece = Piece::whole(&state, session, before(&state, session, run).await?);
+    let (mut fold, mut receipts, mut ended) = (Attempts::default(), Vec::new(), false);
+    while !ended && let Some(entries) = piece.next().await? {
         for entry in entries.iter().filter(|entry| names(&entry.record, run)) {
             fold.add(entry);
             receipts.extend(entry.record.receipt().map(|receipt| shown(receipt)));
             ended |= matches!(&entry.record, Record::RunEnded(ended) if is_final(&ended.end));
         }
-        read_in_all += READ;
-        if ended || last {
-            break true;
-        }
-        if read_in_all >= READ_IN_ALL {
-            break false;
-        }
-    };
+    }
+    let complete = ended || piece.is_over;
     let attempts: Vec<Attempt> = fold.over.into_iter().chain(fold.open).collect();
     if attempts.is_empty() && receipts.is_empty() {
         return Err(absent());
     }
-    Ok(Json(RunView { id: run, attempts, receipts, complete, read_to: after.0 }))
+    Ok(Json(RunView { id: run, attempts, receipts, complete, read_to: piece.after.0 }))
 }
 
 fn absent() -> Problem {

@@ -2,17 +2,13 @@
 //!
 //! Folded from the boundaries of its runs, a bounded piece of the journal per request.
 
-use super::{Named, PageQuery, cursor::List, page_limit, reach};
+use super::{Named, PageQuery, cursor::List, journal::Piece, page_limit, reach};
 use crate::{auth::Principal, json::StrictQuery, problem::Problem, state::AppState};
 use axum::{Json, extract::State};
 use serde_json::{Map, Value};
 use windlass_api::{Message, Page};
 use windlass_core::{Entry, JsonText, Record, RunEnd, RunId, Seq, Terminal};
-use windlass_runtime::store::StoreError;
-
-/// Entries that are read at once, and for one request.
-const READ: u32 = 512;
-const READ_IN_ALL: u32 = 8 * READ;
+use windlass_runtime::store::{Room, json_bytes};
 
 /// Read the transcript
 ///
@@ -28,40 +24,27 @@ pub(crate) async fn list(
     Named(session): Named<String>,
     StrictQuery(query): StrictQuery<PageQuery>,
 ) -> Result<Json<Page<Message>>, Problem> {
-    let limit = page_limit(query.limit)? as usize;
+    let mut room = Room::page(page_limit(query.limit)?);
     let session = reach::reach(&state, &principal, &session).await?.id();
     let of = List::of("/v1/sessions/{session}/transcript", &[&session.to_string()]);
     // The entry to read on after, and how many messages of the one after it were shown.
-    let [after, mut shown] = of.numbers(query.cursor.as_deref())?;
-    let (mut after, mut read_in_all) = (Seq(after), 0);
+    let [after, shown] = of.numbers(query.cursor.as_deref())?;
+    let mut piece = Piece::whole(&state, session, Seq(after));
     let mut items: Vec<Message> = Vec::new();
-    loop {
-        let entries = match state.store().read(session, after, READ).await {
-            Err(StoreError::Pruned { oldest }) => {
-                (after, shown) = (oldest, 0);
-                continue;
-            }
-            entries => entries?,
-        };
-        read_in_all += READ;
+    while let Some(entries) = piece.next().await? {
         for entry in &entries {
-            let messages = messages(entry);
-            let rest = messages.len().saturating_sub(shown as usize);
-            let room = limit - items.len();
-            items.extend(messages.into_iter().skip(shown as usize).take(room));
-            if rest > room {
-                let next_cursor = Some(of.at([after.0, shown + room as u64]));
-                return Ok(Json(Page { items, next_cursor }));
+            let before = entry.seq.0 - 1;
+            let shown = if before == after { shown } else { 0 };
+            for (place, message) in (0..).zip(messages(entry)).skip(shown as usize) {
+                if !room.takes(json_bytes(&message)) {
+                    return Ok(Json(Page { items, next_cursor: Some(of.at([before, place])) }));
+                }
+                items.push(message);
             }
-            (after, shown) = (entry.seq, 0);
-        }
-        if entries.len() < READ as usize {
-            return Ok(Json(Page { items, next_cursor: None }));
-        }
-        if read_in_all >= READ_IN_ALL {
-            return Ok(Json(Page { items, next_cursor: Some(of.at([after.0, shown])) }));
         }
     }
+    let next_cursor = (!piece.is_over).then(|| of.at([piece.after.0, 0]));
+    Ok(Json(Page { items, next_cursor }))
 }
 
 /// The messages that an entry adds to the conversation.

@@ -3,6 +3,7 @@
 use crate::Rig;
 use http::Method;
 use serde_json::{Value, json};
+use windlass_runtime::store::PAGE_BYTES;
 use windlass_server::testing::Answer;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -296,4 +297,38 @@ async fn runs_transcript_and_journal_come_page_by_page_and_whole() {
     let head = rig.get("/v1/sessions/s").await.body["head"].as_u64().unwrap();
     assert_eq!(seen, (1..=head).collect::<Vec<_>>());
     assert_eq!(rig.get("/v1/sessions/s/journal?after=-1").await.status, 422);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_items_come_in_short_pages_and_each_comes_once() {
+    const ASKED: usize = 12;
+    let rig = Rig::start().await;
+    rig.session("s").await;
+    let long = "long ".repeat(80_000);
+    for n in 0..ASKED {
+        assert_eq!(rig.say("s", &format!("{n} {long}")).await.status, 200);
+    }
+    for (path, next, key) in
+        [("journal", "next_after", "seq"), ("inputs", "next_cursor", "id"), ("transcript", "next_cursor", "seq")]
+    {
+        let (mut seen, mut from, mut pages) = (Vec::new(), String::new(), 0);
+        loop {
+            let page = rig.get(&format!("/v1/sessions/s/{path}?limit=500{from}")).await;
+            let items = page.body["items"].as_array().unwrap();
+            let bytes = page.body.to_string().len();
+            assert!(bytes < PAGE_BYTES + 4096 || items.len() == 1, "{path}: {} items, {bytes} bytes", items.len());
+            seen.extend(items.iter().map(|item| (item[key].to_string(), item["role"].to_string())));
+            pages += 1;
+            from = match &page.body[next] {
+                Value::Null => break,
+                Value::Number(after) => format!("&after={after}"),
+                cursor => format!("&cursor={}", cursor.as_str().unwrap()),
+            };
+        }
+        let all = seen.len();
+        seen.sort();
+        seen.dedup();
+        assert_eq!(seen.len(), all, "{path} repeats nothing");
+        assert!(all >= ASKED && pages > 2, "{path}: {all} in {pages} pages");
+    }
 }
