@@ -5,6 +5,7 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::stream::BoxStream;
 use std::sync::Arc;
 use windlass_core::BlobId;
 
@@ -18,11 +19,24 @@ pub trait BlobStore: Send + Sync + 'static {
     /// [`BlobError::Unavailable`]; nothing can be said of the blob then, and a repetition is harmless.
     async fn put(&self, bytes: Bytes) -> Result<BlobId, BlobError>;
 
+    /// Begins to keep bytes that come in pieces: as [`BlobStore::put`], in memory that does not grow with them.
+    ///
+    /// # Errors
+    /// [`BlobError::Unavailable`].
+    async fn writer(&self) -> Result<Box<dyn BlobWriter>, BlobError>;
+
     /// The bytes, verified against the hash.
     ///
     /// # Errors
     /// [`BlobError::Missing`], [`BlobError::Corrupt`] (never the wrong bytes), [`BlobError::Unavailable`].
     async fn get(&self, blob: &BlobId) -> Result<Bytes, BlobError>;
+
+    /// The same in pieces, in memory that does not grow with them. All of it is verified before this returns, and again
+    /// on the way: should the bytes change meanwhile, an error comes instead of the last piece.
+    ///
+    /// # Errors
+    /// As for [`BlobStore::get`].
+    async fn stream(&self, blob: &BlobId) -> Result<BlobStream, BlobError>;
 
     /// Whether the blob is there. Does not verify it.
     ///
@@ -41,6 +55,30 @@ pub trait BlobStore: Send + Sync + 'static {
         keep: &std::collections::HashSet<BlobId>,
         grace: std::time::Duration,
     ) -> Result<u64, BlobError>;
+}
+
+/// A blob on its way in. Dropped before its end it leaves no blob.
+#[async_trait]
+pub trait BlobWriter: Send {
+    /// Takes the next piece.
+    ///
+    /// # Errors
+    /// [`BlobError::Unavailable`]; begin again.
+    async fn write(&mut self, piece: Bytes) -> Result<(), BlobError>;
+
+    /// Keeps what was written, as [`BlobStore::put`] does.
+    ///
+    /// # Errors
+    /// As for [`BlobStore::put`].
+    async fn finish(self: Box<Self>) -> Result<BlobId, BlobError>;
+}
+
+/// A blob on its way out.
+pub struct BlobStream {
+    /// How many bytes there are in all.
+    pub bytes: u64,
+    /// They, in order.
+    pub pieces: BoxStream<'static, Result<Bytes, BlobError>>,
 }
 
 /// Why a blob could not be kept or had.

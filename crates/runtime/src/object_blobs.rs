@@ -1,14 +1,19 @@
 //! How are blobs kept in a folder, or in a bucket?
 //!
 //! [`ObjectBlobs`] puts them under `b3/<2>/<2>/<64 hex digits>` of any [`ObjectStore`]: a folder, S3, GCS, Azure, or
-//! memory. The path is the hash of the content, so writing twice writes the same, and reading proves itself.
+//! memory. The path is the hash of the content, so writing twice writes the same, and reading proves itself. What comes
+//! in pieces is written under `unfinished/` until its hash is known.
 
-use crate::blob::{BlobError, BlobStore};
+use crate::blob::{BlobError, BlobStore, BlobStream, BlobWriter};
 use async_trait::async_trait;
-use bytes::Bytes;
-use futures_util::TryStreamExt;
+use bytes::{Bytes, BytesMut};
+use futures_util::{
+    StreamExt, TryStreamExt, future,
+    stream::{self, BoxStream},
+};
 use object_store::{
-    Error, ObjectMeta, ObjectStore, ObjectStoreExt, local::LocalFileSystem, memory::InMemory, path::Path,
+    Error, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt, local::LocalFileSystem, memory::InMemory,
+    path::Path,
 };
 use std::{
     collections::HashSet,
@@ -21,17 +26,44 @@ use windlass_core::BlobId;
 #[derive(Clone, Debug)]
 pub struct ObjectBlobs {
     objects: Arc<dyn ObjectStore>,
+    /// What is written or read at once, in bytes.
+    part: usize,
 }
 
+/// The smallest part that S3 takes.
+const PART: usize = 5 * 1024 * 1024;
+/// A folder takes any.
+const PART_OF_FILE: usize = 1024 * 1024;
+/// Where blobs are.
+const KEPT: &str = "b3";
+/// Where those are whose hash is not known yet.
+const UNFINISHED: &str = "unfinished";
+/// What a process that died left unfinished is deleted after so long. A folder does not list it.
+const LEFT_BEHIND: Duration = Duration::from_hours(24);
+
 impl ObjectBlobs {
-    /// Blobs in a folder, which is created if need be. Each write is synced, the folder that names it too.
+    /// Blobs in a folder, which is created if need be. Each write is synced, the folder that names it too. What was left
+    /// unfinished a day ago is deleted.
     ///
     /// # Errors
     /// [`BlobError::Unavailable`] if the folder cannot be had.
     pub fn in_folder(folder: impl AsRef<std::path::Path>) -> Result<ObjectBlobs, BlobError> {
-        std::fs::create_dir_all(&folder).map_err(|error| BlobError::Unavailable(error.to_string().into()))?;
+        let folder = folder.as_ref();
+        let failed = |error: std::io::Error| BlobError::Unavailable(error.to_string().into());
+        let unfinished = folder.join(UNFINISHED);
+        std::fs::create_dir_all(&unfinished).map_err(failed)?;
+        for file in std::fs::read_dir(&unfinished).map_err(failed)? {
+            let file = file.map_err(failed)?;
+            let age = file.metadata().and_then(|about| about.modified()).ok().and_then(|at| at.elapsed().ok());
+            if age.is_some_and(|age| age > LEFT_BEHIND) {
+                match std::fs::remove_file(file.path()) {
+                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
+                    _ => {}
+                }
+            }
+        }
         let files = LocalFileSystem::new_with_prefix(folder).map_err(unavailable)?;
-        Ok(ObjectBlobs::over(Arc::new(files.with_fsync(true))))
+        Ok(ObjectBlobs { objects: Arc::new(files.with_fsync(true)), part: PART_OF_FILE })
     }
 
     /// Blobs that vanish with the process.
@@ -40,15 +72,43 @@ impl ObjectBlobs {
     }
 
     /// Blobs in an object store of yours. Its writes must be durable when they return: a `LocalFileSystem` of yours
-    /// needs `with_fsync(true)`.
+    /// needs `with_fsync(true)`. Let a bucket delete multipart uploads that nobody completed.
     pub fn over(objects: Arc<dyn ObjectStore>) -> ObjectBlobs {
-        ObjectBlobs { objects }
+        ObjectBlobs { objects, part: PART }
+    }
+
+    /// The bytes as they are read; an error instead of the last piece if they are not those of the name.
+    fn pieces(&self, blob: &BlobId, bytes: u64) -> BoxStream<'static, Result<Bytes, BlobError>> {
+        let (objects, blob, part) = (Arc::clone(&self.objects), blob.clone(), self.part as u64);
+        let read = move |(at, mut hasher): (u64, blake3::Hasher)| {
+            let (objects, blob) = (Arc::clone(&objects), blob.clone());
+            async move {
+                if at == bytes {
+                    return Ok(None);
+                }
+                let end = bytes.min(at + part);
+                let piece = objects.get_range(&path(&blob), at..end).await.map_err(|error| unread(&blob, error))?;
+                hasher.update(&piece);
+                if end == bytes && hasher.finalize().to_hex().as_str() != blob.as_str() {
+                    return Err(BlobError::Corrupt(blob));
+                }
+                Ok(Some((piece, (end, hasher))))
+            }
+        };
+        stream::try_unfold((0, blake3::Hasher::new()), read).boxed()
     }
 }
 
 fn path(blob: &BlobId) -> Path {
     let hex = blob.as_str();
-    Path::from_iter(["b3", &hex[..2], &hex[2..4], hex])
+    Path::from_iter([KEPT, &hex[..2], &hex[2..4], hex])
+}
+
+fn unread(blob: &BlobId, error: Error) -> BlobError {
+    match error {
+        Error::NotFound { .. } => BlobError::Missing(blob.clone()),
+        error => unavailable(error),
+    }
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "fits map_err")]
@@ -66,13 +126,29 @@ impl BlobStore for ObjectBlobs {
         Ok(blob)
     }
 
+    async fn writer(&self) -> Result<Box<dyn BlobWriter>, BlobError> {
+        let (rest, hasher) = (BytesMut::new(), blake3::Hasher::new());
+        Ok(Box::new(Writer { blobs: self.clone(), hasher, rest, upload: None }))
+    }
+
     async fn get(&self, blob: &BlobId) -> Result<Bytes, BlobError> {
-        let bytes = match self.objects.get(&path(blob)).await {
-            Ok(found) => found.bytes().await.map_err(unavailable)?,
-            Err(Error::NotFound { .. }) => return Err(BlobError::Missing(blob.clone())),
-            Err(error) => return Err(unavailable(error)),
-        };
+        let found = self.objects.get(&path(blob)).await.map_err(|error| unread(blob, error))?;
+        let bytes = found.bytes().await.map_err(unavailable)?;
         if BlobId::of(&bytes) == *blob { Ok(bytes) } else { Err(BlobError::Corrupt(blob.clone())) }
+    }
+
+    async fn stream(&self, blob: &BlobId) -> Result<BlobStream, BlobError> {
+        let bytes = self.objects.head(&path(blob)).await.map_err(|error| unread(blob, error))?.size;
+        if bytes == 0 && *blob != BlobId::of(b"") {
+            return Err(BlobError::Corrupt(blob.clone()));
+        }
+        let (mut verified, mut last) = (self.pieces(blob, bytes), Bytes::new());
+        while let Some(piece) = verified.try_next().await? {
+            last = piece;
+        }
+        let is_whole = last.len() as u64 == bytes;
+        let pieces = if is_whole { stream::once(future::ok(last)).boxed() } else { self.pieces(blob, bytes) };
+        Ok(BlobStream { bytes, pieces })
     }
 
     async fn contains(&self, blob: &BlobId) -> Result<bool, BlobError> {
@@ -87,7 +163,14 @@ impl BlobStore for ObjectBlobs {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let old = i64::try_from(now.saturating_sub(grace).as_millis()).unwrap_or(i64::MAX);
         let is_old = |object: &ObjectMeta| object.last_modified.timestamp_millis() <= old;
-        let mut objects = self.objects.list(Some(&Path::from("b3")));
+        // One that was finished and has no name yet is nobody's if it stays so.
+        let mut unfinished = self.objects.list(Some(&Path::from(UNFINISHED)));
+        while let Some(object) = unfinished.try_next().await.map_err(unavailable)? {
+            if is_old(&object) {
+                self.objects.delete(&object.location).await.map_err(unavailable)?;
+            }
+        }
+        let mut objects = self.objects.list(Some(&Path::from(KEPT)));
         let mut collected = 0;
         while let Some(object) = objects.try_next().await.map_err(unavailable)? {
             let blob = object.location.filename().and_then(|name| BlobId::try_from(name.to_owned()).ok());
@@ -103,9 +186,144 @@ impl BlobStore for ObjectBlobs {
     }
 }
 
+/// A blob on its way in: nothing but its rest is in memory.
+struct Writer {
+    blobs: ObjectBlobs,
+    hasher: blake3::Hasher,
+    /// What is no whole part yet.
+    rest: BytesMut,
+    /// Where the parts go, once there are any.
+    upload: Option<(Path, Box<dyn MultipartUpload>)>,
+}
+
+impl Writer {
+    /// Writes the rest as a part.
+    async fn part(&mut self) -> Result<(), BlobError> {
+        let (_, upload) = match &mut self.upload {
+            Some(upload) => upload,
+            none => {
+                let path = Path::from_iter([UNFINISHED, &uuid::Uuid::new_v4().to_string()]);
+                let upload = self.blobs.objects.put_multipart(&path).await.map_err(unavailable)?;
+                none.insert((path, upload))
+            }
+        };
+        upload.put_part(self.rest.split().freeze().into()).await.map_err(unavailable)
+    }
+}
+
+#[async_trait]
+impl BlobWriter for Writer {
+    async fn write(&mut self, piece: Bytes) -> Result<(), BlobError> {
+        self.hasher.update(&piece);
+        self.rest.extend_from_slice(&piece);
+        if self.rest.len() >= self.blobs.part { self.part().await } else { Ok(()) }
+    }
+
+    async fn finish(mut self: Box<Self>) -> Result<BlobId, BlobError> {
+        let hash = self.hasher.finalize().to_hex().to_string();
+        let blob = BlobId::try_from(hash).expect("a BLAKE3 hash in hex names a blob");
+        let to = path(&blob);
+        if self.upload.is_some() && !self.rest.is_empty() {
+            self.part().await?;
+        }
+        let objects = &self.blobs.objects;
+        match &mut self.upload {
+            Some((from, upload)) => {
+                upload.complete().await.map_err(unavailable)?;
+                objects.rename(from, &to).await.map_err(unavailable)?;
+            }
+            None => drop(objects.put(&to, self.rest.split().freeze().into()).await.map_err(unavailable)?),
+        }
+        Ok(blob)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    async fn written(blobs: &ObjectBlobs, pieces: &[Bytes]) -> BlobId {
+        let mut writer = blobs.writer().await.expect("a writer");
+        for piece in pieces {
+            writer.write(piece.clone()).await.expect("written");
+        }
+        writer.finish().await.expect("kept")
+    }
+
+    async fn streamed(blobs: &ObjectBlobs, blob: &BlobId) -> Result<Vec<Bytes>, BlobError> {
+        let BlobStream { bytes, pieces } = blobs.stream(blob).await?;
+        let pieces: Vec<Bytes> = pieces.try_collect().await?;
+        assert_eq!(pieces.iter().map(|piece| piece.len() as u64).sum::<u64>(), bytes);
+        Ok(pieces)
+    }
+
+    #[tokio::test]
+    async fn what_comes_in_pieces_is_the_same_blob_and_goes_out_in_pieces() {
+        let folder = tempfile::tempdir().expect("a folder");
+        for blobs in [ObjectBlobs::in_folder(folder.path()).expect("blobs"), ObjectBlobs::in_memory()] {
+            for bytes in [0, 1, blobs.part - 1, blobs.part, blobs.part + 1, 3 * blobs.part + 7] {
+                let whole: Bytes = (0..bytes).map(|n| (n % 251) as u8).collect();
+                let pieces: Vec<Bytes> = whole.chunks(100_000).map(Bytes::copy_from_slice).collect();
+                let blob = written(&blobs, &pieces).await;
+                assert_eq!(blob, BlobId::of(&whole), "{bytes}");
+                assert!(blobs.get(&blob).await.expect("got") == whole, "{bytes}");
+                let pieces = streamed(&blobs, &blob).await.expect("streamed");
+                assert!(pieces.iter().all(|piece| piece.len() <= blobs.part), "{bytes}");
+                assert!(pieces.concat() == whole, "{bytes}");
+            }
+        }
+        let unfinished = std::fs::read_dir(folder.path().join(UNFINISHED)).expect("the folder").count();
+        assert_eq!(unfinished, 0, "nothing is left of the way there");
+    }
+
+    #[tokio::test]
+    async fn a_writer_holds_no_more_than_a_part_and_one_that_is_dropped_leaves_nothing() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let blobs = ObjectBlobs::in_folder(folder.path()).expect("blobs");
+        let unfinished = || std::fs::read_dir(folder.path().join(UNFINISHED)).expect("the folder");
+        let mut writer = blobs.writer().await.expect("a writer");
+        for n in 1..=40 {
+            writer.write(Bytes::from(vec![7; 100_000])).await.expect("written");
+            let on_disk: u64 = unfinished().map(|file| file.expect("a file").metadata().expect("its size").len()).sum();
+            assert!(n * 100_000 - on_disk < blobs.part as u64, "{n}: {on_disk}");
+        }
+        drop(writer);
+        // The file goes on a thread of its own.
+        let gone = async {
+            while unfinished().count() > 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), gone).await.expect("gone");
+        assert!(!folder.path().join(KEPT).exists());
+    }
+
+    #[tokio::test]
+    async fn a_damaged_blob_is_told_of_before_its_first_piece() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let blobs = ObjectBlobs::in_folder(folder.path()).expect("blobs");
+        let whole = Bytes::from(vec![1; 2 * blobs.part + 5]);
+        let blob = written(&blobs, std::slice::from_ref(&whole)).await;
+        let file = folder.path().join(path(&blob).as_ref());
+        let damaged = |at: usize| {
+            let mut bytes = whole.to_vec();
+            bytes[at] ^= 1;
+            bytes
+        };
+        for bytes in [damaged(0), damaged(whole.len() - 1), whole[..blobs.part].to_vec(), Vec::new()] {
+            std::fs::write(&file, &bytes).expect("damaged");
+            assert!(matches!(blobs.stream(&blob).await, Err(BlobError::Corrupt(_))), "{} bytes", bytes.len());
+        }
+        // Damaged under way, the last piece is kept back.
+        std::fs::write(&file, &whole).expect("healed");
+        let mut pieces = blobs.stream(&blob).await.expect("sound").pieces;
+        assert!(pieces.next().await.is_some_and(|piece| piece.is_ok()));
+        std::fs::write(&file, damaged(whole.len() - 1)).expect("damaged");
+        let rest: Vec<_> = pieces.collect().await;
+        assert!(matches!(&rest[..], [Ok(_), Err(BlobError::Corrupt(_))]));
+        let absent = BlobId::of(b"absent");
+        assert!(matches!(blobs.stream(&absent).await, Err(BlobError::Missing(_))));
+    }
 
     #[tokio::test]
     async fn a_blob_comes_back_and_may_be_put_again() {

@@ -101,10 +101,6 @@ impl RuntimeSessionAdapter {
     /// What one session names: in the entries that are kept, and in what its snapshot says of those that are not.
     async fn named_by(&self, session: SessionId, named: &mut HashSet<BlobId>) -> Result<(), SessionError> {
         let store = &self.shared.store;
-        let Some(Loaded { snapshot, .. }) = store.load(session).await? else { return Ok(()) };
-        if let Some((_, snapshot)) = snapshot {
-            named.extend(Snapshot::blobs(&snapshot).cloned());
-        }
         let mut after = Seq::ZERO;
         loop {
             match store.read(session, after, ENTRIES).await {
@@ -115,7 +111,12 @@ impl RuntimeSessionAdapter {
                         note(entry, named);
                     }
                 }
-                Err(StoreError::Pruned { oldest }) if oldest > after => after = oldest,
+                Err(StoreError::Pruned { oldest }) if oldest > after => {
+                    if let Some(Loaded { snapshot: Some((_, snapshot)), .. }) = store.load(session).await? {
+                        named.extend(Snapshot::blobs(&snapshot).cloned());
+                    }
+                    after = oldest;
+                }
                 Err(error) => return Err(error.into()),
             }
         }

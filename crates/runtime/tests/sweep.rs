@@ -12,7 +12,7 @@ use windlass_core::{
 };
 use windlass_runtime::{
     CoreApplyOutput,
-    blob::{BlobError, BlobStore},
+    blob::{BlobError, BlobStore, BlobStream, BlobWriter},
     object_blobs::ObjectBlobs,
     store::{PutSnapshot, Store},
     testing::{input, session},
@@ -109,8 +109,16 @@ impl BlobStore for Hesitant {
         self.blobs.put(bytes).await
     }
 
+    async fn writer(&self) -> Result<Box<dyn BlobWriter>, BlobError> {
+        self.blobs.writer().await
+    }
+
     async fn get(&self, blob: &BlobId) -> Result<Bytes, BlobError> {
         self.blobs.get(blob).await
+    }
+
+    async fn stream(&self, blob: &BlobId) -> Result<BlobStream, BlobError> {
+        self.blobs.stream(blob).await
     }
 
     async fn contains(&self, blob: &BlobId) -> Result<bool, BlobError> {

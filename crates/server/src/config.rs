@@ -80,6 +80,12 @@ pub struct StoreConfig {
     pub path: Option<PathBuf>,
     /// The folder of blobs. Not set: blobs beside the file.
     pub blobs: Option<PathBuf>,
+    /// How often blobs are forgotten that nothing names any more. Each time every journal is read.
+    #[config(default = 21_600)]
+    pub sweep_seconds: Seconds,
+    /// How old such a blob is at least: older than an upload ever is when the input comes that names it.
+    #[config(default = 86_400)]
+    pub sweep_grace_seconds: Seconds,
 }
 
 /// `[limits]`
@@ -122,6 +128,9 @@ pub struct LimitsConfig {
     /// Requests that wait for an outcome at once of one token.
     #[config(default = 256)]
     pub waits_per_token: usize,
+    /// Blobs that one token may upload at once.
+    #[config(default = 8)]
+    pub uploads_per_token: usize,
     /// Inputs that may wait in one session.
     #[config(default = 10_000)]
     pub inputs_per_session: u32,

@@ -9,7 +9,10 @@ use crate::{
     problem::{Code, Problem},
     shape,
 };
-use axum::extract::{FromRequest, Request};
+use axum::{
+    body::Body,
+    extract::{FromRequest, Request},
+};
 use bytes::Bytes;
 use http::{HeaderMap, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
@@ -52,24 +55,29 @@ fn is_json(headers: &HeaderMap) -> bool {
     essence.trim().eq_ignore_ascii_case("application/json") && parameters.split(';').all(utf8)
 }
 
-/// The whole body of a request, at most `limit` bytes. What its length says is believed only where it refuses.
+/// The whole body of a request, at most `limit` bytes.
 ///
 /// # Errors
 /// `payload_too_large`, before anything is read where the request says its length; `request_timeout` if it comes in
 /// too slowly; `invalid_json` if it ends early.
 pub async fn read(request: Request, limit: usize) -> Result<Bytes, Problem> {
-    let declared = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-    if declared.is_some_and(|length: u64| length > limit as u64) {
-        return Err(too_large(limit));
-    }
-    match Limited::new(request.into_body(), limit).collect().await {
+    match limited(request, limit)?.collect().await {
         Ok(body) => Ok(body.to_bytes()),
         Err(error) => Err(body_problem(error.as_ref(), limit)),
     }
 }
 
+/// The body of a request, to be read piece by piece. What its length says is believed only where it refuses.
+pub(crate) fn limited(request: Request, limit: usize) -> Result<Limited<Body>, Problem> {
+    let declared = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    if declared.is_some_and(|length: u64| length > limit as u64) {
+        return Err(too_large(limit));
+    }
+    Ok(Limited::new(request.into_body(), limit))
+}
+
 /// Why a body could not be read.
-fn body_problem(error: &(dyn std::error::Error + 'static), limit: usize) -> Problem {
+pub(crate) fn body_problem(error: &(dyn std::error::Error + 'static), limit: usize) -> Problem {
     let mut cause = Some(error);
     while let Some(error) = cause {
         if error.is::<LengthLimitError>() {

@@ -259,6 +259,7 @@ impl ServerBuilder {
         let door = tokio::spawn(door.run());
         state.tasks().spawn(resume(state.clone()));
         state.tasks().spawn(note_uses(state.clone()));
+        state.tasks().spawn(sweep(state.clone()));
         Ok(Server { address, state, tls, door, closing, killed, connections })
     }
 }
@@ -391,6 +392,19 @@ async fn note_uses(state: AppState) {
         if let Err(problem) = state.tokens().note_uses().await {
             tracing::warn!(%problem, "uses of tokens were not noted; tried again in a minute");
         }
+    }
+}
+
+/// Blobs that nothing names any more are forgotten now and then.
+async fn sweep(state: AppState) {
+    let (every, grace) = (state.config().store.sweep_seconds.0, state.config().store.sweep_grace_seconds.0);
+    while state.closing().run_until_cancelled(tokio::time::sleep(every)).await.is_some() {
+        let swept = state.closing().run_until_cancelled(state.adapter().collect_blobs(grace)).await;
+        let Some(swept) = swept else { return };
+        if let Err(error) = &swept {
+            tracing::warn!(%error, "blobs that nothing names could not be forgotten; tried again later");
+        }
+        state.metrics().swept(swept.ok());
     }
 }
 

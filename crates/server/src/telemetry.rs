@@ -39,6 +39,8 @@ pub struct Metrics {
     commit_entries: Counter<u64>,
     commit_sessions: Histogram<u64>,
     dead_letters: Counter<u64>,
+    sweeps: Counter<u64>,
+    swept_blobs: Counter<u64>,
     refused_envelopes: Counter<u64>,
 }
 
@@ -96,6 +98,8 @@ impl Metrics {
             commit_entries: count("windlass_commit_entries", "Entries made durable"),
             commit_sessions: size("windlass_commit_group", "Sessions that shared a commit"),
             dead_letters: count("windlass_dead_letters", "Inputs that became dead letters"),
+            sweeps: count("windlass_blob_sweeps", "Searches for blobs that nothing names, by how they ended"),
+            swept_blobs: count("windlass_blobs_swept", "Blobs forgotten because nothing named them"),
             refused_envelopes: count("windlass_envelopes_refused", "Envelopes of peers that were refused, by code"),
             registry,
             _provider: provider,
@@ -133,6 +137,13 @@ impl Metrics {
     /// An envelope of a peer was refused with this code.
     pub fn envelope_refused(&self, code: &'static str) {
         self.refused_envelopes.add(1, &[KeyValue::new("code", code)]);
+    }
+
+    /// Blobs that nothing names were looked for, and so many forgotten; none: it failed.
+    pub(crate) fn swept(&self, blobs: Option<u64>) {
+        let how = if blobs.is_some() { "done" } else { "failed" };
+        self.sweeps.add(1, &[KeyValue::new("how", how)]);
+        self.swept_blobs.add(blobs.unwrap_or(0), &[]);
     }
 
     /// So many inputs were open when the server started.

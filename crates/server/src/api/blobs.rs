@@ -13,16 +13,19 @@ use crate::{
 };
 use axum::{
     Json,
+    body::Body,
     extract::{Request, State},
     response::{IntoResponse, Response},
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use futures_util::TryStreamExt as _;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http_body_util::BodyExt as _;
 use serde_json::json;
 use std::sync::Arc;
 use windlass_api::StoredBlob;
 use windlass_core::{BlobId, ContentBlock, Input, MediaSource};
-use windlass_runtime::blob::{BlobError, BlobStore};
+use windlass_runtime::blob::{BlobError, BlobStore, BlobStream};
 
 fn kind(tenant: &Tenant) -> String {
     format!("blob/{tenant}")
@@ -57,14 +60,21 @@ pub(crate) async fn upload(
     request: Request,
 ) -> Result<Response, Problem> {
     let blobs = store(&state)?;
-    // Waiting here holds nothing: the body is not read yet.
-    let _place = state.api().uploads.acquire().await.map_err(Problem::internal)?;
-    let body = json::read(request, BLOB_BYTES).await?;
-    if body.is_empty() {
+    let place = state.api().uploads.take(&principal)?;
+    let mut body = json::limited(request, BLOB_BYTES)?;
+    let (mut writer, mut bytes) = (blobs.writer().await.map_err(unkept)?, 0);
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| json::body_problem(error.as_ref(), BLOB_BYTES))?;
+        // What is no data is a trailer, and says nothing here.
+        let piece = frame.into_data().unwrap_or_default();
+        bytes += piece.len() as u64;
+        writer.write(piece).await.map_err(unkept)?;
+    }
+    if bytes == 0 {
         return Err(Problem::new(Code::SchemaViolation).detail("a blob has at least one byte; send it as the body"));
     }
-    let bytes = body.len() as u64;
-    let blob = blobs.put(body).await.map_err(unkept)?;
+    let blob = writer.finish().await.map_err(unkept)?;
+    drop(place);
     own(&state, &principal.tenant, &blob, bytes).await?;
     let location = format!("/v1/blobs/{}", blob.as_str());
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(StoredBlob { blob, bytes })).into_response())
@@ -105,13 +115,16 @@ pub(crate) async fn download(
     if known.flat_map(|value| value.split(',')).any(|value| value.trim() == tag || value.trim() == "*") {
         return Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, tag)]).into_response());
     }
-    let bytes = match store(&state)?.get(&blob).await {
-        Ok(bytes) => bytes,
+    let BlobStream { bytes, pieces } = match store(&state)?.stream(&blob).await {
+        Ok(stream) => stream,
         Err(BlobError::Missing(_)) => return Err(absent()),
         Err(error) => return Err(unkept(error)),
     };
-    let mut response = bytes.into_response();
+    // The length that is said tells the client of an answer that was broken off.
+    let pieces = pieces.inspect_err(|error| tracing::warn!(%error, "a download was broken off"));
+    let mut response = Body::from_stream(pieces).into_response();
     let headers = response.headers_mut();
+    headers.insert(header::CONTENT_LENGTH, bytes.into());
     let text = |text: String| HeaderValue::try_from(text).map_err(Problem::internal);
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
     headers.insert(header::CONTENT_DISPOSITION, text(format!("attachment; filename={tag}"))?);

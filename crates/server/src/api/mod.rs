@@ -47,13 +47,10 @@ pub(crate) struct Api {
     streams: places::Places,
     waits: places::Places,
     quota: quota::Quota,
-    uploads: tokio::sync::Semaphore,
+    uploads: places::Places,
     policies: Arc<PolicyBook>,
     incoming: peers::carry::Incoming,
 }
-
-/// Blobs that are taken in at once; each is in memory until it is kept.
-const UPLOADS: usize = 4;
 
 impl Api {
     pub(crate) fn new(limits: &LimitsConfig, policies: Arc<PolicyBook>) -> Api {
@@ -64,7 +61,7 @@ impl Api {
             streams: places::Places::new("streams", count(limits.streams_per_token)),
             waits: places::Places::new("waits", count(limits.waits_per_token)),
             quota: quota::Quota::default(),
-            uploads: tokio::sync::Semaphore::new(UPLOADS),
+            uploads: places::Places::new("uploads", count(limits.uploads_per_token)),
             policies,
             incoming: peers::carry::Incoming::default(),
         }

@@ -1,5 +1,6 @@
 //! Does the HTTP API do what it says? Real requests to a real server on SQLite, answered by the built-in agent.
 
+mod blobs;
 mod events;
 mod inputs;
 mod openapi;
@@ -11,7 +12,7 @@ use serde_json::{Value, json};
 use std::{sync::Arc, time::Duration};
 use windlass_runtime::object_blobs::ObjectBlobs;
 use windlass_server::{
-    Server,
+    Config, Server,
     testing::{Answer, TestServer},
 };
 use windlass_sqlite::{SqliteOptions, SqliteStore};
@@ -19,7 +20,7 @@ use windlass_sqlite::{SqliteOptions, SqliteStore};
 /// A server on a new SQLite file, which goes away with it.
 struct Rig {
     server: TestServer,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl std::ops::Deref for Rig {
@@ -32,11 +33,17 @@ impl std::ops::Deref for Rig {
 
 impl Rig {
     async fn start() -> Rig {
+        Self::with(|_| {}).await
+    }
+
+    async fn with(change: impl FnOnce(&mut Config)) -> Rig {
+        let mut config = TestServer::config();
+        change(&mut config);
         let folder = tempfile::tempdir().unwrap();
         let store = SqliteStore::open(folder.path().join("windlass.db"), SqliteOptions::default()).unwrap();
-        let builder = Server::builder(TestServer::config(), Arc::new(store));
+        let builder = Server::builder(config, Arc::new(store));
         let blobs = ObjectBlobs::in_folder(folder.path().join("blobs")).unwrap();
-        Rig { server: TestServer::with(builder.blobs(Arc::new(blobs))).await, _folder: folder }
+        Rig { server: TestServer::with(builder.blobs(Arc::new(blobs))).await, folder }
     }
 
     /// A session of this name.
