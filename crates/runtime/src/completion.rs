@@ -3,7 +3,7 @@
 use crate::error::SessionError;
 use std::sync::Arc;
 use tokio::sync::oneshot;
-use windlass_core::{AbandonReason, InputId, InputState, Outcome, PendingTool, RunResult};
+use windlass_core::{AbandonReason, InputId, InputState, Outcome, PendingTool, RunId, RunResult};
 
 /// What a waiter hears. Final: nothing that may still be retried is reported.
 #[derive(Clone, Debug, PartialEq)]
@@ -48,11 +48,26 @@ pub struct Completion {
     pub outcome: CompletionOutcome,
     /// The newer input whose outcome it is, if the one waited for became part of it.
     pub via: Option<InputId>,
+    /// The run that it ended in, if one.
+    pub run: Option<RunId>,
 }
 
 impl Completion {
     pub(crate) fn of(outcome: CompletionOutcome) -> Completion {
-        Completion { outcome, via: None }
+        Completion { outcome, via: None, run: None }
+    }
+
+    /// What the waiters of an input hear that ended so.
+    pub(crate) fn told(outcome: &Outcome) -> Completion {
+        let run = match outcome {
+            Outcome::Completed { run, .. }
+            | Outcome::CompletedWithoutResult { run }
+            | Outcome::CallbackPending { run, .. }
+            | Outcome::Failed { run, .. }
+            | Outcome::Cancelled { run, .. } => Some(*run),
+            _ => None,
+        };
+        Completion { run, ..Completion::of(completion_of(outcome)) }
     }
 }
 
@@ -120,7 +135,7 @@ impl CompletionHandle {
 }
 
 /// What a waiter hears of this outcome; an absorbed input's waiters hear the newer one's instead.
-pub(crate) fn completion_of(outcome: &Outcome) -> CompletionOutcome {
+fn completion_of(outcome: &Outcome) -> CompletionOutcome {
     let terminated = |reason: &str| CompletionOutcome::RuntimeTerminated(reason.to_owned());
     match outcome {
         Outcome::Completed { result, .. } => CompletionOutcome::Completed(Arc::clone(result)),

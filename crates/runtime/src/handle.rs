@@ -1,7 +1,7 @@
 //! What can be done with one session?
 
 use crate::{
-    completion::{Completion, CompletionHandle, CompletionOutcome, WaitError, completion_of},
+    completion::{Completion, CompletionHandle, CompletionOutcome, WaitError},
     error::SessionError,
     executor::CoreApplyOutput,
     feed::Feed,
@@ -415,7 +415,7 @@ impl SessionHandle {
                 let survivor = Box::pin(self.completion(InputRef::Id(into))).await?;
                 Ok(survivor.absorbed(input, into))
             }
-            Some(outcome) => Ok(CompletionHandle::resolved(input, Completion::of(completion_of(&outcome)))),
+            Some(outcome) => Ok(CompletionHandle::resolved(input, Completion::told(&outcome))),
             None => Ok(CompletionHandle::already_resolved(input, CompletionOutcome::Forgotten(state))),
         }
     }

@@ -1,7 +1,7 @@
 //! Who waits for the end of which input?
 
 use crate::{
-    completion::{Completion, CompletionOutcome, completion_of},
+    completion::{Completion, CompletionOutcome},
     observer::{Counted, Observer},
 };
 use std::{collections::HashMap, sync::Arc};
@@ -51,17 +51,18 @@ impl Waiters {
             self.by_input.entry(*into).or_default().extend(moved);
             return;
         }
-        let outcome = completion_of(outcome);
+        let told = Completion::told(outcome);
         for Waiter { sender, via, _counted } in waiters {
             // An error says that the waiter is gone.
-            drop(sender.send(Completion { outcome: outcome.clone(), via }));
+            drop(sender.send(Completion { via, ..told.clone() }));
         }
     }
 
     /// Tells everybody that the session ended under them.
     pub(crate) fn terminate(&mut self, reason: &str) {
         for Waiter { sender, via, _counted } in self.by_input.drain().flat_map(|(_, waiters)| waiters) {
-            drop(sender.send(Completion { outcome: CompletionOutcome::RuntimeTerminated(reason.into()), via }));
+            let ended = Completion::of(CompletionOutcome::RuntimeTerminated(reason.into()));
+            drop(sender.send(Completion { via, ..ended }));
         }
     }
 
@@ -72,7 +73,7 @@ impl Waiters {
             None => CompletionOutcome::RuntimeTerminated("input lost".into()),
         };
         for Waiter { sender, via, _counted } in self.by_input.remove(&input).into_iter().flatten() {
-            drop(sender.send(Completion { outcome: outcome.clone(), via }));
+            drop(sender.send(Completion { via, ..Completion::of(outcome.clone()) }));
         }
     }
 

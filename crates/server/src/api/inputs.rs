@@ -20,7 +20,7 @@ use serde_json::Value;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use windlass_api::{Completion, CompletionStatus, Explanation, InputPhase, InputView, Page, Waited, Withdrawn};
 use windlass_core::{
-    AbandonReason, Cause, Entry, InputId, InputState, Outcome, Record, Seq, SessionId, WithdrawOutcome,
+    AbandonReason, Cause, Entry, InputId, InputState, Outcome, Record, RunId, Seq, SessionId, WithdrawOutcome,
 };
 use windlass_runtime::{
     CompletionHandle, CompletionOutcome, SessionHandle,
@@ -210,18 +210,11 @@ pub(crate) async fn wait(
     let completion = session.completion(InputRef::Id(input)).await.map_err(no_input)?;
     let ended = finish(&state, &session, completion, limit).await?;
     drop(place);
-    let session_id = session.id();
-    Ok(match ended {
-        Some((result, now)) => {
-            let waited = Waited { id: input, session: session_id, state: now, result: Some(result) };
-            (StatusCode::OK, Json(waited)).into_response()
-        }
-        None => {
-            let now = session.input_state(input).await?.unwrap_or(InputState::Consumed);
-            let waited = Waited { id: input, session: session_id, state: now, result: None };
-            (StatusCode::ACCEPTED, Json(waited)).into_response()
-        }
-    })
+    let (status, now, result) = match ended {
+        Some((result, now)) => (StatusCode::OK, now, Some(result)),
+        None => (StatusCode::ACCEPTED, session.input_state(input).await?.unwrap_or(InputState::Consumed), None),
+    };
+    Ok((status, Json(Waited { id: input, session: session.id(), state: now, result })).into_response())
 }
 
 fn no_input(error: windlass_runtime::WaitError) -> Problem {
@@ -235,7 +228,7 @@ fn absent() -> Problem {
     Problem::new(Code::NotFound).detail("the session has no such input")
 }
 
-/// Waits for an end, at most so long. None: it is not over yet.
+/// Waits for an end, at most so long, and says in which state the input is then. None: it is not over yet.
 ///
 /// A server that shuts down waits for the run that is on, as long as it has; whoever waits for anything else hears
 /// `draining`, and asks the next server.
@@ -252,21 +245,20 @@ pub(super) async fn finish(
         () = left_waiting(state, session, input) => return Err(draining()),
         () = tokio::time::sleep(limit) => return Ok(None),
     };
-    // The journal says it in full, and whether it is true of the input or only of this process.
-    let told_of = heard.via.unwrap_or(input);
-    let outcome = session.outcome(&InputRef::Id(told_of)).await?;
-    let completion = match (&outcome, &heard.outcome) {
-        (Some(outcome), _) => completion_of(outcome),
-        (None, CompletionOutcome::RuntimeTerminated(_)) if state.closing().is_cancelled() => return Err(draining()),
-        (None, CompletionOutcome::RuntimeTerminated(_)) => return Ok(None),
-        (None, outcome) => completion_heard(outcome),
+    let (ended, now) = match heard.outcome {
+        // Whether that is true of the input, or only of this process, is for the journal to say.
+        CompletionOutcome::RuntimeTerminated(_) => {
+            let told_of = heard.via.unwrap_or(input);
+            match session.outcome(&InputRef::Id(told_of)).await? {
+                Some(outcome) => (completion_of(&outcome), outcome.state()),
+                None if state.closing().is_cancelled() => return Err(draining()),
+                None => return Ok(None),
+            }
+        }
+        outcome => completion_heard(&outcome, heard.run),
     };
-    let ended = match (heard.via, outcome) {
-        (Some(_), _) => InputState::Coalesced,
-        (None, Some(outcome)) => outcome.state(),
-        (None, None) => session.input_state(input).await?.unwrap_or(InputState::Consumed),
-    };
-    Ok(Some((Completion { by: heard.via.or(completion.by), ..completion }, ended)))
+    let now = if heard.via.is_some() { InputState::Coalesced } else { now };
+    Ok(Some((Completion { by: heard.via.or(ended.by), ..ended }, now)))
 }
 
 /// Returns when the server shuts down, unless the input is in the run that is on.
@@ -331,10 +323,10 @@ fn abandoned(reason: &AbandonReason) -> Completion {
     }
 }
 
-/// The same of what a waiter heard, where the journal no longer has it.
-fn completion_heard(outcome: &CompletionOutcome) -> Completion {
-    let of = |status| Completion { status, ..Completion::default() };
-    match outcome {
+/// The same of what a waiter heard, and the state of an input that ended so.
+fn completion_heard(outcome: &CompletionOutcome, run: Option<RunId>) -> (Completion, InputState) {
+    let of = |status| Completion { status, run, ..Completion::default() };
+    let ended = match outcome {
         CompletionOutcome::Completed(result) => Completion {
             text: Some(result.text.clone()),
             structured: result.structured.clone(),
@@ -346,14 +338,18 @@ fn completion_heard(outcome: &CompletionOutcome) -> Completion {
             tool_args: Some(tool.args.clone()),
             ..of(CompletionStatus::CallbackPending)
         },
-        CompletionOutcome::Abandoned(reason) => abandoned(reason),
+        CompletionOutcome::Abandoned(reason) => return (abandoned(reason), InputState::Abandoned),
         CompletionOutcome::Failed { after, error } => {
             Completion { after: Some(*after), error: Some(error.to_string()), ..of(CompletionStatus::Failed) }
         }
         CompletionOutcome::Cancelled { after } => Completion { after: Some(*after), ..of(CompletionStatus::Cancelled) },
-        CompletionOutcome::Superseded { by } => Completion { by: Some(*by), ..of(CompletionStatus::Superseded) },
+        CompletionOutcome::Superseded { by } => {
+            return (Completion { by: Some(*by), ..of(CompletionStatus::Superseded) }, InputState::Superseded);
+        }
+        CompletionOutcome::Forgotten(state) => return (of(CompletionStatus::Forgotten), *state),
         _ => of(CompletionStatus::Forgotten),
-    }
+    };
+    (ended, InputState::Consumed)
 }
 
 /// Take back an input that has not started
@@ -450,7 +446,7 @@ pub(crate) async fn explain(
     }))
 }
 
-const fn cause_of(cause: &Cause) -> (&'static str, Option<windlass_core::RunId>) {
+const fn cause_of(cause: &Cause) -> (&'static str, Option<RunId>) {
     match cause {
         Cause::Unknown => ("unknown", None),
         Cause::Settled => ("settled", None),

@@ -283,3 +283,26 @@ async fn a_retry_hears_its_first_answer_also_in_a_tenant_that_is_full() {
     assert_eq!((again.status, &again.body["outcome"]), (202, &json!("deduplicated")), "{again:?}");
     assert_eq!(again.body["id"], first.body["id"]);
 }
+
+// Whoever waited for the older one was not told which one had replaced it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wait_for_a_superseded_input_names_the_newer_one() {
+    let rig = Rig::start().await;
+    let newest = json!({"row": [{"decision": {"deliver": "next_run", "merge": "supersede"}}]});
+    let request = rig.request(Method::PUT, "/v1/policies/newest").json(&newest);
+    assert_eq!(Answer::to(request).await.status, 200);
+    assert_eq!(rig.post("/v1/sessions", &json!({"name": "s", "policy": "newest"})).await.status, 201);
+    assert_eq!(rig.post("/v1/sessions/s/hold", &json!({})).await.status, 200);
+    let prompt = |text: &str| json!({"kind": "prompt", "text": text, "supersession_key": "status"});
+    let older = rig.post("/v1/sessions/s/inputs", &prompt("older")).await.body["id"].clone();
+    let path = format!("/v1/sessions/s/inputs/{}/wait?timeout=20", older.as_str().unwrap());
+    let newer = async {
+        let newer = prompt("newer");
+        rig.post("/v1/sessions/s/inputs", &newer).await
+    };
+    let (waited, newer) = tokio::join!(rig.get(&path), newer);
+    assert_eq!((waited.status, &waited.body["state"]), (200, &json!("superseded")), "{waited:?}");
+    let result = json!({"status": "superseded", "by": newer.body["id"]});
+    assert_eq!(waited.body["result"], result);
+    assert_eq!(rig.get(&path).await.body["result"], result, "also afterwards");
+}
