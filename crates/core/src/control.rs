@@ -54,24 +54,37 @@ impl Session {
                 }
                 Ok(ControlReport::default())
             }
-            Control::SetSilentIntents(mut intents) => {
-                intents.sort_unstable();
-                intents.dedup();
-                let (given, limit) = (intents.len() as u32, self.limits.silent_intents);
-                if given > limit {
-                    return Err(ControlRefused::TooManyIntents { given, limit });
-                }
-                if self.silent_intents != intents {
-                    self.write(now, Record::SilentIntentsSet { intents }, step);
-                }
+            Control::SetSilentIntents(intents) => {
+                let intents = self.silent(intents)?;
+                self.set_silent(now, intents, step);
                 Ok(ControlReport::default())
             }
             Control::CreateWith(profile) => self.on_profile(now, profile, true, step),
             Control::SetProfile(profile) => self.on_profile(now, profile, false, step),
+            Control::Update { profile, silent_intents } => {
+                let intents = self.silent(silent_intents)?;
+                let report = self.on_profile(now, profile, false, step)?;
+                self.set_silent(now, intents, step);
+                Ok(report)
+            }
             Control::Note(note) => {
                 self.write(now, Record::Noted { note }, step);
                 Ok(ControlReport::default())
             }
+        }
+    }
+
+    /// The intents as they are kept, if there are not too many.
+    fn silent(&self, mut intents: Vec<String>) -> Result<Vec<String>, ControlRefused> {
+        intents.sort_unstable();
+        intents.dedup();
+        let (given, limit) = (intents.len() as u32, self.limits.silent_intents);
+        if given > limit { Err(ControlRefused::TooManyIntents { given, limit }) } else { Ok(intents) }
+    }
+
+    fn set_silent(&mut self, now: Timestamp, intents: Vec<String>, step: &mut Step) {
+        if self.silent_intents != intents {
+            self.write(now, Record::SilentIntentsSet { intents }, step);
         }
     }
 

@@ -214,6 +214,13 @@ pub enum Control {
     CreateWith(Arc<Profile>),
     /// Tell the session about itself. Whose it is stays.
     SetProfile(Arc<Profile>),
+    /// Both of these at once, or neither.
+    Update {
+        /// As by [`Control::SetProfile`].
+        profile: Arc<Profile>,
+        /// As by [`Control::SetSilentIntents`].
+        silent_intents: Vec<String>,
+    },
     /// Leave a note in the feed.
     Note(JsonText),
 }

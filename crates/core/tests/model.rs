@@ -244,6 +244,9 @@ fn op() -> impl Strategy<Value = Op> {
         4 => Just(Control::Release),
         1 => select(vec![vec![], vec!["ask".to_owned()]]).prop_map(Control::SetSilentIntents),
         1 => select(vec![Profile::default(), shown(), stolen()]).prop_map(|profile| Control::SetProfile(Arc::new(profile))),
+        1 => (select(vec![shown(), stolen()]), select(vec![vec![], vec!["ask".to_owned()]])).prop_map(
+            |(profile, silent_intents)| Control::Update { profile: Arc::new(profile), silent_intents }
+        ),
         1 => Just(Control::Note(JsonText::encode(&"note").unwrap())),
     ];
     let target = select(vec![Target::Any, Target::Current, Target::Last, Target::Unknown]);

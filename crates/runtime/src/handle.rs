@@ -278,6 +278,16 @@ impl SessionHandle {
         self.control(Control::SetProfile(Arc::new(profile))).await.map(|_| ())
     }
 
+    /// Both at once: [`SessionHandle::set_profile`] and [`SessionHandle::set_silent_intents`], or neither. Durable.
+    ///
+    /// # Errors
+    /// As for each of them.
+    pub async fn update(&self, profile: Profile, silent_intents: Vec<String>) -> Result<(), SessionError> {
+        self.shared.check_policy(&profile)?;
+        let profile = Arc::new(profile);
+        self.control(Control::Update { profile, silent_intents }).await.map(|_| ())
+    }
+
     /// Leaves a note in the feed. Changes nothing.
     ///
     /// # Errors

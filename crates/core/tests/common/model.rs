@@ -953,8 +953,14 @@ impl Model {
                 self.silent.clone_from(intents);
                 "done".into()
             }
-            (Control::SetProfile(profile) | Control::CreateWith(profile), _) if profile.tenant.is_some() => {
+            (Control::SetProfile(profile) | Control::CreateWith(profile) | Control::Update { profile, .. }, _)
+                if profile.tenant.is_some() =>
+            {
                 format!("refused {:?}", windlass_core::InvalidProfile::TenantIsFixed.to_string())
+            }
+            (Control::Update { silent_intents, .. }, _) => {
+                self.silent.clone_from(silent_intents);
+                "done".into()
             }
             (Control::SetProfile(_) | Control::CreateWith(_) | Control::Note(_), _) => "done".into(),
         });

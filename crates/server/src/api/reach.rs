@@ -50,24 +50,42 @@ impl Owner {
 
 /// The owners of sessions that were asked for.
 #[derive(Debug, Default)]
-pub(crate) struct Owners(RwLock<HashMap<SessionId, Owner>>);
+pub(crate) struct Owners(RwLock<Remembered>);
+
+#[derive(Debug, Default)]
+struct Remembered {
+    owners: HashMap<SessionId, Owner>,
+    /// How many sessions were forgotten.
+    age: u64,
+}
 
 impl Owners {
     fn get(&self, session: SessionId) -> Option<Owner> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).get(&session).cloned()
+        self.0.read().unwrap_or_else(PoisonError::into_inner).owners.get(&session).cloned()
     }
 
-    pub(super) fn remember(&self, session: SessionId, owner: Owner) {
-        let mut owners = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        if owners.len() >= REMEMBERED {
-            owners.clear();
+    /// To be asked before an owner is looked up, for [`Owners::remember`].
+    pub(super) fn age(&self) -> u64 {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).age
+    }
+
+    /// Remembers an owner that was looked up at this age, unless a session was forgotten since: it may be this one.
+    pub(super) fn remember(&self, session: SessionId, owner: Owner, age: u64) {
+        let mut remembered = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        if remembered.age != age {
+            return;
         }
-        owners.insert(session, owner);
+        if remembered.owners.len() >= REMEMBERED {
+            remembered.owners.clear();
+        }
+        remembered.owners.insert(session, owner);
     }
 
     /// The session is gone; another one of its id may be somebody else's.
     pub(super) fn forget(&self, session: SessionId) {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).remove(&session);
+        let mut remembered = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        remembered.age += 1;
+        remembered.owners.remove(&session);
     }
 }
 
@@ -116,9 +134,10 @@ pub(super) async fn owner(state: &AppState, id: SessionId) -> Result<Option<Owne
     if let Some(owner) = owners.get(id) {
         return Ok(Some(owner));
     }
+    let age = owners.age();
     let Some(row) = state.store().session(id).await?.filter(|row| row.head.0 > 0) else { return Ok(None) };
     let owner = Owner::of(&row.status.profile);
-    owners.remember(id, owner.clone());
+    owners.remember(id, owner.clone(), age);
     Ok(Some(owner))
 }
 
@@ -135,5 +154,22 @@ impl<S: Send + Sync, T: serde::de::DeserializeOwned + Send> axum::extract::FromR
             Ok(axum::extract::Path(named)) => Ok(Named(named)),
             Err(_) => Err(Problem::new(Code::InvalidId).detail("the path holds a part that is not UTF-8")),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_owner_that_was_read_before_its_session_was_deleted_is_not_remembered() {
+        let (owners, session) = (Owners::default(), SessionId::from_uuid(uuid::Uuid::from_u128(1)));
+        let owner = Owner::of(&Profile::default());
+        let read_at = owners.age();
+        owners.forget(session);
+        owners.remember(session, owner.clone(), read_at);
+        assert_eq!(owners.get(session), None);
+        owners.remember(session, owner.clone(), owners.age());
+        assert_eq!(owners.get(session), Some(owner));
     }
 }

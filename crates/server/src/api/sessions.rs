@@ -126,10 +126,10 @@ pub(super) async fn make(
         return Err(taken());
     }
     state.api().quota.session(state, &principal.tenant).await?;
-    let owner = Owner::of(&new.profile);
+    let (owner, age) = (Owner::of(&new.profile), state.api().owners.age());
     let (session, created) = state.adapter().create_session_with(id, new).await?;
     if created {
-        state.api().owners.remember(id, owner);
+        state.api().owners.remember(id, owner, age);
         return Ok((session, true));
     }
     // Somebody was faster: perhaps somebody else.
@@ -318,11 +318,10 @@ pub(crate) async fn update(
     if let Some(name) = change.policy {
         profile.policy = policy(&state, &principal, name.as_deref())?;
     }
-    if profile != before {
-        session.set_profile(profile).await?;
-    }
-    if let Some(silent) = silent {
-        session.set_silent_intents(silent).await?;
+    match silent {
+        Some(silent) => session.update(profile, silent).await?,
+        None if profile != before => session.set_profile(profile).await?,
+        None => {}
     }
     Ok(Json(shown(&principal, session.id(), session.status().await?)))
 }

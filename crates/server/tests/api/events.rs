@@ -206,7 +206,7 @@ async fn streams_end_with_their_session_and_with_the_server() {
     };
     assert_eq!(last.data["reason"], "deleted");
     assert_eq!(deleted.next().await, None);
-    let Rig { server, folder: _folder } = rig;
+    let Rig { server, store: _, folder: _folder } = rig;
     let ending = tokio::spawn(server.into_server().shutdown());
     let last = drained.next().await.expect("an end is told");
     assert_eq!((last.name.as_str(), &last.data["reason"]), ("end", &json!("draining")));

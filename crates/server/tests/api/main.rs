@@ -20,6 +20,7 @@ use windlass_sqlite::{SqliteOptions, SqliteStore};
 /// A server on a new SQLite file, which goes away with it.
 struct Rig {
     server: TestServer,
+    store: SqliteStore,
     folder: tempfile::TempDir,
 }
 
@@ -41,9 +42,9 @@ impl Rig {
         change(&mut config);
         let folder = tempfile::tempdir().unwrap();
         let store = SqliteStore::open(folder.path().join("windlass.db"), SqliteOptions::default()).unwrap();
-        let builder = Server::builder(config, Arc::new(store));
+        let builder = Server::builder(config, Arc::new(store.clone()));
         let blobs = ObjectBlobs::in_folder(folder.path().join("blobs")).unwrap();
-        Rig { server: TestServer::with(builder.blobs(Arc::new(blobs))).await, folder }
+        Rig { server: TestServer::with(builder.blobs(Arc::new(blobs))).await, store, folder }
     }
 
     /// A session of this name.

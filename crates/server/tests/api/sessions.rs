@@ -247,3 +247,19 @@ async fn a_session_of_another_tenant_is_answered_like_one_that_is_not_there() {
     let taken = rig.post("/v1/sessions", &json!({"id": ours})).await;
     assert_eq!(taken.code(), "settings_conflict", "{taken:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_of_a_session_is_made_as_a_whole_or_refused_as_a_whole() {
+    let rig = Rig::start().await;
+    rig.session("s").await;
+    let many: Vec<_> = (0..257).map(|n| format!("intent {n}")).collect();
+    let refused = rig.patch("/v1/sessions/s", &json!({"labels": {"stage": "two"}, "silent_intents": many})).await;
+    assert_eq!(refused.status, 422, "{refused:?}");
+    let session = rig.get("/v1/sessions/s").await;
+    assert_eq!((&session.body["labels"], &session.body["silent_intents"]), (&json!({}), &json!([])));
+    let before = rig.store.stats().appends;
+    let good = json!({"labels": {"stage": "two"}, "silent_intents": ["ping"]});
+    let changed = rig.patch("/v1/sessions/s", &good).await;
+    assert_eq!((&changed.body["labels"], &changed.body["silent_intents"]), (&good["labels"], &good["silent_intents"]));
+    assert_eq!(rig.store.stats().appends, before + 1);
+}
