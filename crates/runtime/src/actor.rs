@@ -39,8 +39,8 @@ use tokio::{
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 use windlass_core::{
-    AcceptOutcome, AttemptId, Control, Effect, Entry, Event, Fence, Gate, InputId, InputKind, OpsLifecycleError,
-    Record, Reply, RunClosed, RunEnd, RunStart, SendRefused, Seq, Session, Step, Ticket, Timestamp,
+    AcceptOutcome, AttemptId, Control, Effect, Entry, Event, Fence, Gate, InputId, InputKind, OperationReport,
+    OpsLifecycleError, Record, Reply, RunClosed, RunEnd, RunStart, SendRefused, Seq, Session, Step, Ticket, Timestamp,
 };
 
 pub(crate) struct Actor {
@@ -296,9 +296,16 @@ impl Actor {
                 let ticket = self.ask(Asked::Cancel(reply));
                 self.take_step(Event::Cancel { ticket, run, reason, disposition });
             }
-            Message::RegisterOperation { spec, attempt, reply } => {
-                let (ticket, incarnation) = (self.ask(Asked::Operation(reply)), self.shared.incarnation);
+            Message::RegisterOperation { spec, attempt, runs, reply } => {
+                let (ticket, incarnation, id) = (self.ask(Asked::Operation(reply)), self.shared.incarnation, spec.id);
+                // One that is there already is not this one, whatever becomes of the registration.
+                let runs = runs && self.session.operation(id).is_none();
                 self.take_step(Event::RegisterOperation { ticket, spec, attempt, incarnation });
+                if runs {
+                    // Of one append with the registration; without it there is nothing that could run.
+                    let (ticket, report) = (self.ask(Asked::Nobody), OperationReport::ProvisioningSucceeded);
+                    self.take_step(Event::Operation { ticket, id, report, incarnation });
+                }
             }
             Message::Operation { id, report, reply } => {
                 let (ticket, incarnation) = (self.ask(Asked::Operation(reply)), self.shared.incarnation);

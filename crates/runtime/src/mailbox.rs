@@ -66,6 +66,8 @@ pub(crate) enum Message {
     RegisterOperation {
         spec: OperationSpec,
         attempt: Option<AttemptId>,
+        /// Whether it runs already.
+        runs: bool,
         reply: Answer<Result<(), OpsLifecycleError>>,
     },
     Operation {

@@ -54,8 +54,20 @@ impl OpsLifecycleRegistry {
     /// # Errors
     /// [`OpsError::Refused`] if the id is taken, too many are under way, the gate is closed or the run is over.
     pub async fn register_operation(&self, spec: OperationSpec) -> Result<(), OpsError> {
+        self.register(spec, false).await
+    }
+
+    /// Registers background work that runs already: in one append, so that nobody sees it waiting to run.
+    ///
+    /// # Errors
+    /// As for [`OpsLifecycleRegistry::register_operation`].
+    pub async fn register_running(&self, spec: OperationSpec) -> Result<(), OpsError> {
+        self.register(spec, true).await
+    }
+
+    async fn register(&self, spec: OperationSpec, runs: bool) -> Result<(), OpsError> {
         let attempt = self.attempt;
-        Ok(self.session.ask(|reply| Message::RegisterOperation { spec, attempt, reply }).await??)
+        Ok(self.session.ask(|reply| Message::RegisterOperation { spec, attempt, runs, reply }).await??)
     }
 
     reports! {

@@ -90,8 +90,7 @@ pub(crate) async fn register(
         adoptable: true,
     };
     let operations = session.operations();
-    operations.register_operation(spec).await?;
-    operations.provisioning_succeeded(id).await?;
+    operations.register_running(spec).await?;
     let operation = operations.snapshot(id).await?;
     let location = format!("/v1/sessions/{}/operations/{id}", session.id());
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(shown(session.id(), &operation))).into_response())

@@ -10,7 +10,9 @@ use windlass_server::testing::Answer;
 async fn a_producer_outside_registers_reports_and_ends_its_work() {
     let rig = Rig::start().await;
     rig.session("s").await;
+    let before = rig.store.stats().appends;
     let made = rig.post("/v1/sessions/s/operations", &json!({"display_name": "index the archive"})).await;
+    assert_eq!(rig.store.stats().appends, before + 1, "registered and running at once");
     assert_eq!((made.status, &made.body["status"]), (201, &json!("running")), "{made:?}");
     let place = made.header("location").to_owned();
     let told = rig.post(&format!("{place}/progress"), &json!({"message": "half", "percent": 50.0})).await;
