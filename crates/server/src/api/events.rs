@@ -25,7 +25,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bytes::{Bytes, BytesMut};
-use futures_util::{FutureExt as _, StreamExt as _, stream};
+use futures_util::{StreamExt as _, stream};
 use http::{HeaderMap, HeaderName, header};
 use serde::Deserialize;
 use std::{collections::BTreeMap, convert::Infallible, net::IpAddr, time::Duration};
@@ -117,7 +117,7 @@ pub(crate) async fn session(
 fn together(first: Bytes, follower: &mut Follower, progress: bool) -> Bytes {
     let mut all = BytesMut::new();
     while all.len() < TOGETHER {
-        let event = match follower.next().now_or_never() {
+        let event = match follower.at_hand() {
             Some(Item::Entry(_, event)) => event.whole(),
             Some(Item::Live(event)) if progress => event,
             Some(Item::Live(_)) => continue,

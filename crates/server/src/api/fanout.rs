@@ -16,7 +16,10 @@ use std::{
     },
     time::Duration,
 };
-use tokio::sync::broadcast;
+use tokio::sync::broadcast::{
+    self,
+    error::{RecvError, TryRecvError},
+};
 use tokio_util::sync::CancellationToken;
 use windlass_api::{Ended, Gap, Lagged, Time};
 use windlass_core::{Entry, JsonText, Record, RunId, Seq, SessionId};
@@ -256,10 +259,7 @@ impl Follower {
     /// Cancel-safe: what was not returned comes next time.
     pub(super) async fn next(&mut self) -> Item {
         loop {
-            if let Some(item) = self.page.pop_front() {
-                if let Item::Entry(seq, _) = item {
-                    self.after = seq;
-                }
+            if let Some(item) = self.at_hand() {
                 return item;
             }
             if self.behind {
@@ -284,29 +284,59 @@ impl Follower {
             if self.events.is_empty() && self.channel.over.load(Ordering::Acquire) {
                 return Item::Deleted;
             }
-            let shared = match self.events.recv().await {
-                Ok(shared) => shared,
-                // What was missed shows at the next event, which is there: only newer ones push one out.
-                Err(broadcast::error::RecvError::Lagged(_)) => {
-                    self.behind = true;
-                    continue;
-                }
-                Err(broadcast::error::RecvError::Closed) => return Item::Deleted,
-            };
-            let own = u64::from(matches!(shared.what, What::Live(_)));
-            let missed = (shared.shown - own).saturating_sub(self.shown);
-            self.shown = self.shown.max(shared.shown);
-            match shared.what {
-                What::Entry { seq, event } if seq == self.after.next() => self.page.push_back(Item::Entry(seq, event)),
-                What::Entry { seq, .. } | What::Large { seq } => self.behind = seq > self.after,
-                What::Live(event) => self.page.push_back(Item::Live(event)),
-                What::Missed => {}
-                What::Deleted => self.page.push_back(Item::Deleted),
-            }
-            if missed > 0 {
-                return Item::Live(event("lagged", &Lagged { session: self.session, missed }));
+            let heard = self.events.recv().await;
+            if let Some(item) = self.hear(heard) {
+                return item;
             }
         }
+    }
+
+    /// What comes next, if the store need not be read for it, nor anything waited for.
+    pub(super) fn at_hand(&mut self) -> Option<Item> {
+        loop {
+            if let Some(item) = self.page.pop_front() {
+                if let Item::Entry(seq, _) = item {
+                    self.after = seq;
+                }
+                return Some(item);
+            }
+            if self.behind {
+                return None;
+            }
+            let heard = match self.events.try_recv() {
+                Ok(shared) => Ok(shared),
+                Err(TryRecvError::Lagged(missed)) => Err(RecvError::Lagged(missed)),
+                Err(TryRecvError::Closed | TryRecvError::Empty) => return None,
+            };
+            if let Some(item) = self.hear(heard) {
+                return Some(item);
+            }
+        }
+    }
+
+    /// Takes over what the channel says, into its page. Answers what is to be said before that, if anything.
+    fn hear(&mut self, heard: Result<Shared, RecvError>) -> Option<Item> {
+        let shared = match heard {
+            Ok(shared) => shared,
+            // What was missed shows at the next event, which is there: only newer ones push one out.
+            Err(RecvError::Lagged(_)) => {
+                self.behind = true;
+                return None;
+            }
+            Err(RecvError::Closed) => return Some(Item::Deleted),
+        };
+        let own = u64::from(matches!(shared.what, What::Live(_)));
+        let missed = (shared.shown - own).saturating_sub(self.shown);
+        self.shown = self.shown.max(shared.shown);
+        match shared.what {
+            What::Entry { seq, event } if seq == self.after.next() => self.page.push_back(Item::Entry(seq, event)),
+            What::Entry { seq, .. } | What::Large { seq } => self.behind = seq > self.after,
+            What::Live(event) => self.page.push_back(Item::Live(event)),
+            What::Missed => {}
+            What::Deleted => self.page.push_back(Item::Deleted),
+        }
+        let lagged = Lagged { session: self.session, missed };
+        (missed > 0).then(|| Item::Live(event("lagged", &lagged)))
     }
 }
 
