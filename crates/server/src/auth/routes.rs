@@ -77,14 +77,6 @@ fn new_token(caller: &Principal, wanted: CreateToken) -> Result<NewToken, Proble
     {
         return Err(wrong("session_prefix", "1 to 64 of A-Z a-z 0-9 _ - are wanted"));
     }
-    let within = match (&caller.prefix, &wanted.session_prefix) {
-        (None, _) => true,
-        (Some(own), Some(prefix)) => prefix.starts_with(&**own),
-        (Some(_), None) => false,
-    };
-    if !within {
-        return Err(Problem::new(Code::ForbiddenScope).detail("the session_prefix must begin with that of your token"));
-    }
     let expires_at = match wanted.expires_in {
         None => None,
         Some(seconds @ 1..=LONGEST) => Some(SystemClock.now() + Duration::from_secs(seconds)),

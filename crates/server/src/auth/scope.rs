@@ -105,6 +105,11 @@ impl Scopes {
         Scope::ALL.iter().copied().filter(move |scope| self.allows(*scope))
     }
 
+    /// The scopes that are about sessions, and not about those who may use them.
+    pub fn without_administration(self) -> Scopes {
+        self.iter().filter(|scope| !scope.is_administration()).collect()
+    }
+
     /// Whether nothing is allowed.
     pub const fn is_empty(self) -> bool {
         self.0 == 0

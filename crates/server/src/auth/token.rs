@@ -189,8 +189,13 @@ impl Tokens {
     /// Makes a token. The text is shown this once and kept nowhere.
     ///
     /// # Errors
-    /// `quota_exceeded` beyond [`TOKENS`]; otherwise as for a write of the store.
+    /// `schema_violation` for administration bound to a prefix; `quota_exceeded` beyond [`TOKENS`]; otherwise as for a
+    /// write of the store.
     pub async fn create(&self, new: NewToken) -> Result<(TokenRow, SecretString), Problem> {
+        if new.prefix.is_some() && new.scopes != new.scopes.without_administration() {
+            let detail = "administration is of a whole tenant: name other scopes, or leave out session_prefix";
+            return Err(Problem::at(Code::SchemaViolation, "/scopes".into(), detail));
+        }
         let _changing = self.changing.lock().await;
         let now = self.clock.now();
         if self.read().len() >= TOKENS {
@@ -330,7 +335,8 @@ impl Known {
             tenant: Tenant::parse(&stored.tenant)?,
             token: Some(id.clone()),
             subject: None,
-            scopes: stored.scopes,
+            // One that was made before this was refused.
+            scopes: if stored.prefix.is_some() { stored.scopes.without_administration() } else { stored.scopes },
             prefix: stored.prefix.as_deref().map(Arc::from),
         };
         let used = AtomicI64::new(stored.last_used_at.map_or(0, Timestamp::as_micros));
