@@ -18,8 +18,10 @@ use windlass_api::{Ended, Gap, Lagged, Progress};
 
 /// A server says something, if only a comment, every 15 s. Longer silence is a dead connection.
 const SILENCE: Duration = Duration::from_secs(45);
-/// The pauses between attempts to connect: the first, doubled up to the longest.
+/// The pauses before connecting anew: the first, unless the server says how long it is, doubled up to the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// What a server says is believed up to this.
+const LONGEST_FIRST_PAUSE: Duration = Duration::from_secs(60);
 
 type Body = Pin<Box<dyn Stream<Item = Result<Sse, sse_stream::Error>> + Send>>;
 
@@ -88,8 +90,13 @@ pub struct EventStream {
     client: Client,
     follow: Follow,
     body: Option<Body>,
-    /// Since when nobody has answered, and how long to wait before the next attempt.
-    out_of_reach: Option<(Instant, Duration)>,
+    /// Since when nobody has answered.
+    out_of_reach: Option<Instant>,
+    /// How long to wait before the next attempt. It grows until an event comes, so that a server which takes connections
+    /// and drops them is not called without end.
+    pause: Duration,
+    /// The first pause.
+    first_pause: Duration,
     over: bool,
 }
 
@@ -117,7 +124,15 @@ impl Client {
     /// # }
     /// ```
     pub fn events(&self, follow: Follow) -> EventStream {
-        EventStream { client: self.clone(), follow, body: None, out_of_reach: None, over: false }
+        EventStream {
+            client: self.clone(),
+            follow,
+            body: None,
+            out_of_reach: None,
+            pause: Duration::ZERO,
+            first_pause: PAUSES.0,
+            over: false,
+        }
     }
 }
 
@@ -142,12 +157,11 @@ impl EventStream {
                 continue;
             };
             let Some(Ok(block)) = body.next().await else {
-                self.body = None;
-                self.out_of_reach.get_or_insert((Instant::now(), Duration::ZERO));
+                self.lost();
                 continue;
             };
-            self.out_of_reach = None;
             if let Some(event) = self.read(&block)? {
+                self.pause = Duration::ZERO;
                 return Ok(Some(event));
             }
         }
@@ -156,12 +170,12 @@ impl EventStream {
 
     /// One attempt, after the pause that is due. Changes nothing until it has an answer.
     async fn connect(&mut self) -> Result<(), ClientError> {
-        let (since, pause) = self.out_of_reach.unwrap_or((Instant::now(), Duration::ZERO));
-        sleep(pause).await;
+        sleep(jittered(self.pause)).await;
         match self.call().stream().await {
             // Nothing more will come: how a stream tells a client not to come back.
             Ok(response) if response.status() == StatusCode::NO_CONTENT => self.over = true,
             Ok(response) => {
+                self.out_of_reach = None;
                 let bytes = Box::pin(response.bytes_stream());
                 let heard = stream::unfold(bytes, |mut bytes| async move {
                     let chunk: io::Result<Bytes> = match timeout(SILENCE, bytes.next()).await {
@@ -173,20 +187,30 @@ impl EventStream {
                 self.body = Some(Box::pin(SseByteStream::new(Box::pin(heard))));
             }
             Err(error) => {
-                let impatient = self.follow.patience.is_some_and(|patience| since.elapsed() + pause > patience);
+                let since = *self.out_of_reach.get_or_insert_with(Instant::now);
+                let impatient = self.follow.patience.is_some_and(|patience| since.elapsed() + self.pause > patience);
                 if !error.is_transient() || impatient {
-                    self.out_of_reach = None;
+                    (self.out_of_reach, self.pause) = (None, Duration::ZERO);
                     return Err(error);
                 }
-                let next = (pause * 2).clamp(PAUSES.0, PAUSES.1).max(retry_after(&error).unwrap_or_default());
-                self.out_of_reach = Some((since, next));
+                self.pause = longer(self.pause, self.first_pause).max(retry_after(&error).unwrap_or_default());
             }
         }
         Ok(())
     }
 
+    /// The connection is gone, and another one is to be made after a pause.
+    fn lost(&mut self) {
+        self.body = None;
+        self.out_of_reach.get_or_insert_with(Instant::now);
+        self.pause = longer(self.pause, self.first_pause);
+    }
+
     /// What a block says; none if it is for the stream itself, or of a kind that is not known yet.
     fn read(&mut self, block: &Sse) -> Result<Option<Event>, ClientError> {
+        if let Some(pause) = block.retry.map(Duration::from_millis) {
+            self.first_pause = pause.clamp(PAUSES.0, LONGEST_FIRST_PAUSE);
+        }
         let Some(data) = &block.data else {
             // Where the stream begins: it may be cut before its first event.
             if let Some(id) = &block.id {
@@ -202,8 +226,7 @@ impl EventStream {
                 let ended: Ended = self.parse(data)?;
                 if ended.reason == "draining" {
                     // The server leaves and may come back: so may the stream.
-                    self.body = None;
-                    self.out_of_reach.get_or_insert((Instant::now(), PAUSES.0));
+                    self.lost();
                     return Ok(None);
                 }
                 // Of several sessions, the others go on.
@@ -237,5 +260,41 @@ impl EventStream {
             Some(position) => call.header("last-event-id", position),
             None => call,
         }
+    }
+}
+
+/// The pause after this one.
+fn longer(pause: Duration, first: Duration) -> Duration {
+    (pause * 2).min(PAUSES.1).max(first)
+}
+
+/// Between half of a pause and all of it, so that those who lost one server do not come back all at once.
+fn jittered(pause: Duration) -> Duration {
+    let random = uuid::Uuid::now_v7().as_u128() as u16;
+    pause.mul_f64(0.5 + f64::from(random) / f64::from(u16::MAX) / 2.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_from_what_the_server_says_and_are_never_alike() {
+        let (ms, s) = (Duration::from_millis, Duration::from_secs);
+        for (first, expected) in [
+            (ms(100), [ms(100), ms(200), ms(400), ms(800)]),
+            (ms(2_000), [ms(2_000), ms(4_000), s(5), s(5)]),
+            (s(10), [s(10), s(10), s(10), s(10)]),
+        ] {
+            let mut pause = Duration::ZERO;
+            let pauses = [(); 4].map(|()| {
+                pause = longer(pause, first);
+                pause
+            });
+            assert_eq!(pauses, expected);
+        }
+        let some: Vec<_> = (0..100).map(|_| jittered(s(10))).collect();
+        assert!(some.iter().all(|pause| (s(5)..=s(10)).contains(pause)));
+        assert!(some.iter().any(|pause| *pause != some[0]));
     }
 }

@@ -1,7 +1,7 @@
 //! Does a stream go on where it was, and say everything that is to be said?
 
 use crate::script::{Act, header, play, problem, stream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use windlass_client::{Client, Event, Follow};
 
 const SESSION: &str = "0190b8a0-1111-7222-8333-444455556666";
@@ -72,7 +72,7 @@ async fn several_sessions_share_a_stream_and_its_cursor() {
     let block = entry(9).replacen("id: 9", "id: opaque~1", 1);
     let deleted = live("end", "\"reason\":\"deleted\"");
     // The first one ends before anything happened.
-    let acts = vec![stream(&["retry: 2000\nid: opaque~0\n\n"]), stream(&[&block, &deleted]), stream(&[&block])];
+    let acts = vec![stream(&["retry: 20\nid: opaque~0\n\n"]), stream(&[&block, &deleted]), stream(&[&block])];
     let (url, requests) = play(acts).await;
     let client = Client::builder(&url).build().expect("a URL");
     let mut events = client.events(Follow::sessions(["a", "b"]).without_progress());
@@ -84,6 +84,20 @@ async fn several_sessions_share_a_stream_and_its_cursor() {
     assert!(requests[0].starts_with("GET /v1/events?session=a&session=b&progress=false HTTP/1.1"), "{requests:?}");
     let positions: Vec<_> = requests.iter().map(|request| header(request, "last-event-id")).collect();
     assert_eq!(positions, [None, Some("opaque~0"), Some("opaque~1")]);
+}
+
+// A stream that was cut before its first event was asked for again at once, without end.
+#[tokio::test]
+async fn a_stream_that_is_cut_again_and_again_is_asked_for_ever_more_rarely() {
+    let cut = || stream(&["retry: 200\n\n", ": still here\n\n"]);
+    let (url, requests) = play(vec![cut(), cut(), cut(), stream(&[&entry(1)])]).await;
+    let client = Client::builder(&url).build().expect("a URL");
+    let (mut events, began) = (client.events(Follow::session("demo")), Instant::now());
+    let event = events.next().await.expect("a stream").as_ref().map(short);
+    assert_eq!(event.as_deref(), Some("1 hold_changed"));
+    // Half of 200, 400 and 800 ms at least.
+    assert!(began.elapsed() >= Duration::from_millis(700), "{:?}", began.elapsed());
+    requests.await.expect("four requests");
 }
 
 #[tokio::test]
