@@ -20,6 +20,7 @@ use axum::{
     extract::{Request, State},
 };
 use http::header;
+use serde_json::Value;
 use std::{collections::BTreeSet, sync::Arc};
 use windlass_api::{
     ExplainPolicy, Page, PolicyDifference, PolicyExplained, PolicyReplayed, PolicySaved, PolicyView, ReplayPolicy,
@@ -59,13 +60,9 @@ pub(crate) async fn upload(
         "application/json" => {
             let mut body = json::value(&json::read(request, JSON_BYTES).await?)?;
             if let Some(fields) = body.as_object_mut() {
-                // Passed over, but a number that no version can have is a slip worth telling.
-                if fields
-                    .get("version")
-                    .and_then(serde_json::Value::as_u64)
-                    .is_some_and(|version| i64::try_from(version).is_err())
-                {
-                    let detail = "no version is so large; leave it out";
+                // Passed over, but what no version can be is a slip worth telling.
+                if !fields.get("version").is_none_or(is_version) {
+                    let detail = "a version is a number from 0; leave it out";
                     return Err(Problem::at(Code::SchemaViolation, "/version".into(), detail));
                 }
                 fields.insert("version".into(), 0.into());
@@ -88,6 +85,14 @@ pub(crate) async fn upload(
     let kept = async move { policies.keep(&principal.tenant, &of, table).await };
     let (version, changed) = state.to_its_end(kept).await?;
     Ok(Json(PolicySaved { name, version, changed }))
+}
+
+/// Whether it could be one: as JSON has it, `1.0` is a whole number too.
+fn is_version(value: &Value) -> bool {
+    let whole = |number: f64| number.fract() == 0.0 && (0.0..=9_007_199_254_740_991.0).contains(&number);
+    value.is_null()
+        || value.as_i64().is_some_and(|number| number >= 0)
+        || value.is_f64() && value.as_f64().is_some_and(whole)
 }
 
 fn invalid(error: impl std::fmt::Display) -> Problem {

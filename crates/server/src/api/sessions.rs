@@ -22,7 +22,7 @@ use serde::Deserialize;
 use std::{collections::BTreeMap, sync::Arc};
 use uuid::Uuid;
 use windlass_api::{CreateSession, Page, SessionView, UpdateSession};
-use windlass_core::{Gate, Profile, RuntimeState, SessionId};
+use windlass_core::{Gate, Limits, Profile, RuntimeState, SessionId};
 use windlass_runtime::{
     NewSession, SessionHandle,
     store::{ListQuery, SessionRow},
@@ -182,6 +182,11 @@ fn labels(labels: BTreeMap<String, String>) -> Result<BTreeMap<String, String>, 
 
 /// Sorted, without repetitions, as the session keeps them.
 fn intents(mut intents: Vec<String>) -> Result<Vec<String>, Problem> {
+    let most = Limits::default().silent_intents as usize;
+    if intents.len() > most {
+        let detail = format!("at most {most} are taken, repetitions among them");
+        return Err(Problem::at(Code::SchemaViolation, "/silent_intents".into(), &detail));
+    }
     for (at, intent) in intents.iter().enumerate() {
         check::length(&format!("/silent_intents/{at}"), intent, 1, INTENT)?;
     }

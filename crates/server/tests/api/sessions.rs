@@ -255,6 +255,8 @@ async fn a_change_of_a_session_is_made_as_a_whole_or_refused_as_a_whole() {
     let many: Vec<_> = (0..257).map(|n| format!("intent {n}")).collect();
     let refused = rig.patch("/v1/sessions/s", &json!({"labels": {"stage": "two"}, "silent_intents": many})).await;
     assert_eq!(refused.status, 422, "{refused:?}");
+    let repeated = rig.patch("/v1/sessions/s", &json!({"silent_intents": vec!["ping"; 257]})).await;
+    assert_eq!((repeated.status, &repeated.body["errors"][0]["pointer"]), (422, &json!("/silent_intents")));
     let session = rig.get("/v1/sessions/s").await;
     assert_eq!((&session.body["labels"], &session.body["silent_intents"]), (&json!({}), &json!([])));
     let before = rig.store.stats().appends;
