@@ -103,11 +103,9 @@ enum Verb {
 }
 
 fn main() -> ExitCode {
-<<<<<<< 57977d3e744f8c534d06130b23827e8c60172eb8
-    completion::answer();
-=======
+    // Before anything else: a launcher becomes the program that it starts.
     windlass::agent::sandbox::launch_if_asked();
->>>>>>> main
+    completion::answer();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(usage) => {
