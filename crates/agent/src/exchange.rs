@@ -3,10 +3,13 @@
 //! The same for a program per run, a worker and an endpoint; how it is carried is theirs.
 
 use crate::transcript::{Message, notices, said};
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Value, json, value::RawValue};
 use std::sync::Arc;
-use windlass_core::{Accepted, BoundaryOutput, CompletionSeq, JsonText, PendingTool, RunResult, Terminal};
+use windlass_core::{
+    Accepted, BoundaryOutput, CompletionSeq, Entry, JsonText, PendingTool, Record, RunEnd, RunId, RunResult, Seq,
+    Terminal,
+};
 use windlass_runtime::{CoreApplyOutput, CoreExecutorError, Turn, TurnError};
 
 /// How much of what was not understood an error shows, in bytes.
@@ -38,6 +41,31 @@ pub(crate) fn listed(inputs: &[Arc<Accepted>]) -> Vec<Value> {
         json!({ "id": input.id(), "kind": input.kind(), "text": said(input) })
     };
     inputs.iter().map(one).collect()
+}
+
+/// A boundary of before.
+#[derive(Serialize)]
+pub(crate) struct Past {
+    pub(crate) seq: Seq,
+    run: RunId,
+    sequence: u64,
+    pub(crate) delta: Box<RawValue>,
+}
+
+impl Past {
+    /// The boundary in an entry, if it holds one with something to tell.
+    pub(crate) fn of(entry: &Entry) -> Option<Past> {
+        let (receipt, delta) = match &entry.record {
+            Record::BoundaryCommitted(boundary) => (&boundary.receipt, boundary.delta.as_ref()?),
+            Record::RunEnded(ended) => match &ended.end {
+                RunEnd::Completed { receipt, delta, .. } => (receipt, delta.as_ref()?),
+                RunEnd::Failed { .. } | RunEnd::Cancelled { .. } | RunEnd::Released { .. } => return None,
+            },
+            _ => return None,
+        };
+        let delta = RawValue::from_string(delta.get().to_owned()).ok()?;
+        Some(Past { seq: entry.seq, run: receipt.run_id, sequence: receipt.sequence, delta })
+    }
 }
 
 /// What it answers: at the end of a run, or for a boundary on the way. Other members are not looked at.

@@ -2,7 +2,7 @@
 
 use super::{AgentConfig, AgentInvalid, BuiltinConfig};
 use crate::{
-    BuiltinFactory,
+    BuiltinFactory, HttpExecutor,
     llm::{LlmAgent, LlmDeps},
 };
 use async_trait::async_trait;
@@ -52,6 +52,8 @@ pub(super) enum Maker {
     Builtin,
     /// One executor for all sessions.
     One(Arc<dyn CoreExecutor>),
+    /// An endpoint, for all sessions.
+    Http(Arc<HttpExecutor>),
     /// A clone for each session, which remembers it.
     Llm(Box<LlmAgent>),
 }
@@ -61,6 +63,7 @@ impl std::fmt::Debug for Maker {
         f.write_str(match self {
             Maker::Builtin => "Builtin",
             Maker::One(_) => "One",
+            Maker::Http(_) => "Http",
             Maker::Llm(_) => "Llm",
         })
     }
@@ -156,7 +159,8 @@ impl Agents {
     }
 
     /// Greets an agent in a session of its own, which is kept nowhere. Takes at most a minute; the agent really works,
-    /// so a model is really asked.
+    /// so a model is really asked, and so is an endpoint that has said before that it is gone: if it answers, it is asked
+    /// again from now on.
     ///
     /// Cancel-safe: dropped, it ends what it began.
     pub async fn test(&self, name: &str) -> AgentReport {
@@ -172,6 +176,9 @@ impl Agents {
     async fn greet(&self, name: &str) -> Result<Option<String>, String> {
         let session = SessionId::from_uuid(uuid::Uuid::nil());
         let executor = self.executor(session, Some(name)).await.map_err(|error| error.to_string())?;
+        if let Some(Maker::Http(endpoint)) = self.by_name.get(name).and_then(|agent| agent.maker.get()) {
+            endpoint.ask_again();
+        }
         let limits = Limits { attempts: 1, ..Limits::default() };
         let adapter = RuntimeSessionAdapter::builder().store(Arc::new(MemoryStore::new())).limits(limits).build();
         let greeting = Input::prompt(InputId::from_uuid(uuid::Uuid::nil()), Timestamp::ZERO, "hello");
@@ -223,6 +230,7 @@ impl ExecutorFactory for Agents {
         match maker.get_or_try_init(|| async { config.maker(&self.deps).await.map_err(not_ready) }).await? {
             Maker::Builtin => self.builtin.executor(session, None).await,
             Maker::One(executor) => Ok(Arc::clone(executor)),
+            Maker::Http(endpoint) => Ok(Arc::clone(endpoint) as Arc<dyn CoreExecutor>),
             Maker::Llm(agent) => Ok(Arc::new(LlmAgent::clone(agent))),
         }
     }

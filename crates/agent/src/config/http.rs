@@ -19,6 +19,13 @@ pub struct HttpConfig {
     /// Where it is told that a run was cancelled. Default: nowhere, the connection is closed.
     #[serde(default)]
     pub cancel_url: Option<String>,
+    /// Where it is told what came in while a run is on, when it asks by the event `checkpoint`. Default: nowhere, it
+    /// waits for the next run.
+    #[serde(default)]
+    pub steer_url: Option<String>,
+    /// So many of the session's last boundaries are told with each run, at most 1 MiB of them. Default: 0.
+    #[serde(default)]
+    pub history: usize,
     /// The variable that holds the key that requests are signed with (`whsec_…`), or two with a space between while one
     /// is being replaced. Where it is not set, the file that `NAME_FILE` names is read.
     #[serde(default)]
@@ -76,6 +83,8 @@ impl HttpConfig {
     pub(super) fn endpoint(&self) -> Result<Endpoint, String> {
         let mut endpoint = Endpoint::new(self.url("url", &self.url)?);
         endpoint.cancel_url = self.cancel_url.as_deref().map(|text| self.url("cancel_url", text)).transpose()?;
+        endpoint.steer_url = self.steer_url.as_deref().map(|text| self.url("steer_url", text)).transpose()?;
+        endpoint.history = self.history;
         for (name, value) in &self.headers {
             let wrong = |what: &str| format!("headers.{name}: {what}");
             let header: HeaderName = name.parse().map_err(|_| wrong("not the name of a header"))?;

@@ -109,7 +109,7 @@ impl AgentConfig {
                 ProcessMode::Once => Maker::One(Arc::new(ProcessExecutor::new(process.program()?))),
                 ProcessMode::Worker => Maker::One(Arc::new(process.worker()?)),
             },
-            AgentConfig::Http(http) => Maker::One(Arc::new(http.executor()?)),
+            AgentConfig::Http(http) => Maker::Http(Arc::new(http.executor()?)),
             AgentConfig::Llm(llm) => {
                 let mut deps = with_mcp(llm, deps.clone()).await?;
                 if deps.egress.is_none() && llm.tools.enabled.iter().any(|tool| tool == "fetch") {

@@ -1,6 +1,6 @@
 //! What does an endpoint's answer mean, and how is it read without trusting its length or its pace?
 
-use super::Endpoint;
+use super::{Endpoint, HttpExecutor};
 use crate::{
     egress::Egress,
     exchange::{Answer, Minutes, Refusal, excerpt, part, protocol_error},
@@ -56,37 +56,21 @@ pub(super) fn class(status: StatusCode) -> Class {
 
 /// Reads an answer, commits what it brings on the way, and returns its end.
 pub(super) async fn read(
-    endpoint: &Endpoint,
+    executor: &HttpExecutor,
     turn: &Turn,
+    id: &str,
     response: Response,
 ) -> Result<CoreApplyOutput, CoreExecutorError> {
-    let status = response.status();
-    let retry_after = retry_after(response.headers(), SystemTime::now());
-    match class(status) {
+    let endpoint = &executor.endpoint;
+    match class(response.status()) {
         Class::Answer => {}
         Class::Empty => return Minutes::of(turn).end(turn, Answer::default()).await,
-        class => {
-            let words = words(endpoint, response).await;
-            return Err(match class {
-                Class::Later => {
-                    CoreExecutorError::Retryable { error: format!("executor_failed: {words}"), retry_after }
-                }
-                Class::Gone => CoreExecutorError::fatal(format!("executor_gone: {words}")),
-                Class::Elsewhere => {
-                    let hint = "redirects are not followed, set url to where it leads";
-                    CoreExecutorError::fatal(format!("executor_refused: {words}; {hint}"))
-                }
-                Class::Unexpected => protocol_error(format!("{words}; an answer has status 200, 201 or 204")),
-                Class::Refused | Class::Answer | Class::Empty => {
-                    CoreExecutorError::fatal(format!("executor_refused: {words}"))
-                }
-            });
-        }
+        class => return Err(refused(endpoint, class, response).await),
     }
     let kind = response.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     match kind.as_str() {
-        "text/event-stream" => follow(endpoint, turn, response).await,
+        "text/event-stream" => follow(executor, turn, id, response).await,
         "application/json" => {
             let answer = whole(endpoint, response).await?;
             Minutes::of(turn).end(turn, answer).await
@@ -96,6 +80,30 @@ pub(super) async fn read(
             let expected = "an answer is application/json or text/event-stream";
             Err(protocol_error(format!("content type {other:?}; {expected}; {words}")))
         }
+    }
+}
+
+/// Whether a message that asks for nothing was taken.
+pub(super) async fn accepted(endpoint: &Endpoint, response: Response) -> Result<(), CoreExecutorError> {
+    match class(response.status()) {
+        Class::Answer | Class::Empty => Ok(()),
+        class => Err(refused(endpoint, class, response).await),
+    }
+}
+
+/// What a response comes to whose status says that it is no answer.
+async fn refused(endpoint: &Endpoint, class: Class, response: Response) -> CoreExecutorError {
+    let retry_after = retry_after(response.headers(), SystemTime::now());
+    let words = words(endpoint, response).await;
+    match class {
+        Class::Later => CoreExecutorError::Retryable { error: format!("executor_failed: {words}"), retry_after },
+        Class::Gone => CoreExecutorError::fatal(format!("executor_gone: {words}")),
+        Class::Elsewhere => {
+            let hint = "redirects are not followed, set url to where it leads";
+            CoreExecutorError::fatal(format!("executor_refused: {words}; {hint}"))
+        }
+        Class::Unexpected => protocol_error(format!("{words}; an answer has status 200, 201 or 204")),
+        Class::Refused | Class::Answer | Class::Empty => CoreExecutorError::fatal(format!("executor_refused: {words}")),
     }
 }
 
@@ -128,10 +136,15 @@ async fn whole(endpoint: &Endpoint, mut response: Response) -> Result<Answer, Co
 }
 
 /// What the stream brings, event by event.
-async fn follow(endpoint: &Endpoint, turn: &Turn, response: Response) -> Result<CoreApplyOutput, CoreExecutorError> {
-    let mut minutes = Minutes::of(turn);
+async fn follow(
+    executor: &HttpExecutor,
+    turn: &Turn,
+    id: &str,
+    response: Response,
+) -> Result<CoreApplyOutput, CoreExecutorError> {
+    let (mut minutes, mut checkpoints) = (Minutes::of(turn), 0);
     let unread = AtomicUsize::new(0);
-    let mut events = pin!(SseByteStream::new(limited(endpoint, response, &unread)));
+    let mut events = pin!(SseByteStream::new(limited(&executor.endpoint, response, &unread)));
     loop {
         let Some(event) = events.next().await else {
             return Err(CoreExecutorError::retryable("executor_protocol_error: the stream ended without a result"));
@@ -153,6 +166,10 @@ async fn follow(endpoint: &Endpoint, turn: &Turn, response: Response) -> Result<
                 let answer = part(&data).map_err(wrong)?;
                 turn.commit(minutes.boundary(&answer)).await?;
                 minutes.confirm(turn).await?;
+            }
+            "checkpoint" => {
+                checkpoints += 1;
+                executor.steer(turn, id, checkpoints, &mut minutes).await?;
             }
             "result" => return minutes.end(turn, part(&data).map_err(wrong)?).await,
             "failed" => return Err(part::<Refusal>(&data).map_err(wrong)?.into()),

@@ -12,25 +12,28 @@
 //! | event `failed` | as it says: `executor_failed` or `executor_refused` |
 //! | 3xx; 4xx but for those below | final, `executor_refused` |
 //! | 408, 409, 425, 429, 5xx | retryable, `executor_failed`, not before `Retry-After` |
-//! | 410 | final, `executor_gone`; the endpoint is not asked again by this process |
+//! | 410 | final, `executor_gone`; the endpoint is not asked again, unless by [`HttpExecutor::ask_again`] |
 //! | no name, no connection, no TLS, a connection that breaks | retryable, `executor_unreachable` |
 //! | nothing comes for the idle time; longer than the time limit | retryable, `executor_timed_out` |
 //! | the name is that of an address inside | final, `url_not_allowed` |
 //! | run cancelled | the connection is closed and the cancel URL told; nothing that still comes is taken |
+//! | event `checkpoint` | what came in meanwhile is posted to the steering URL; if that is not taken, as for a run |
 
 mod answer;
+mod history;
 mod sign;
 
 pub use sign::{NotASecret, WebhookSecret};
 
 use crate::{
     egress::{Egress, UrlNotAllowed},
-    exchange::told,
+    exchange::{Minutes, listed, told},
 };
-use answer::{read, silent, unreachable_endpoint};
+use answer::{accepted, read, silent, unreachable_endpoint};
 use async_trait::async_trait;
+use history::History;
 use reqwest::{
-    Method, RequestBuilder, Url,
+    Method, RequestBuilder, Response, Url,
     header::{ACCEPT, CONTENT_TYPE, HeaderMap},
 };
 use serde_json::{Value, json};
@@ -38,6 +41,7 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, SystemTime},
 };
+use windlass_core::SessionId;
 use windlass_runtime::{CoreApplyOutput, CoreExecutor, CoreExecutorError, Turn};
 
 /// The version of the request. It changes when an endpoint of before would no longer understand it.
@@ -52,6 +56,11 @@ pub struct Endpoint {
     pub url: Url,
     /// Where it is told that a run was cancelled, beside the connection being closed.
     pub cancel_url: Option<Url>,
+    /// Where it is told what came in while a run is on, when it asks by the event `checkpoint`. Without it the endpoint
+    /// is not steered, and what comes in waits for the next run.
+    pub steer_url: Option<Url>,
+    /// So many of the session's last boundaries are told with each run; 0: none. At most 1 MiB of them.
+    pub history: usize,
     /// What requests are signed with: none, one, or two while one is being replaced.
     pub secrets: Vec<WebhookSecret>,
     /// Sent with each request.
@@ -77,6 +86,8 @@ impl Endpoint {
         Endpoint {
             url,
             cancel_url: None,
+            steer_url: None,
+            history: 0,
             secrets: Vec::new(),
             headers: HeaderMap::new(),
             answer_limit: Endpoint::ANSWER_LIMIT,
@@ -91,6 +102,7 @@ impl Endpoint {
 pub struct HttpExecutor {
     endpoint: Endpoint,
     egress: Egress,
+    history: Option<History>,
     is_gone: AtomicBool,
 }
 
@@ -101,8 +113,16 @@ impl HttpExecutor {
     /// [`UrlNotAllowed`] if one of its URLs is refused as it is written.
     pub fn new(endpoint: Endpoint, egress: Egress) -> Result<HttpExecutor, UrlNotAllowed> {
         egress.check(&endpoint.url)?;
-        endpoint.cancel_url.as_ref().map_or(Ok(()), |url| egress.check(url))?;
-        Ok(HttpExecutor { endpoint, egress, is_gone: AtomicBool::new(false) })
+        for url in [&endpoint.cancel_url, &endpoint.steer_url].into_iter().flatten() {
+            egress.check(url)?;
+        }
+        let history = (endpoint.history > 0).then(|| History::new(endpoint.history));
+        Ok(HttpExecutor { endpoint, egress, history, is_gone: AtomicBool::new(false) })
+    }
+
+    /// Asks the endpoint with the next run, also if it has said that it is gone.
+    pub fn ask_again(&self) {
+        self.is_gone.store(false, Ordering::Relaxed);
     }
 
     /// A signed request.
@@ -124,15 +144,37 @@ impl HttpExecutor {
         if let Some(trace) = turn.trace() {
             request = request.header("traceparent", trace.to_string());
         }
-        let sent = request.send();
-        let response = match tokio::time::timeout(self.endpoint.idle, sent).await {
-            Ok(response) => response.map_err(|error| unreachable_endpoint(&error))?,
-            Err(_) => return Err(silent(&self.endpoint)),
-        };
+        let response = self.send(request).await?;
         if answer::class(response.status()) == answer::Class::Gone {
             self.is_gone.store(true, Ordering::Relaxed);
         }
-        read(&self.endpoint, turn, response).await
+        read(self, turn, id, response).await
+    }
+
+    /// The beginning of the answer to a request.
+    async fn send(&self, request: RequestBuilder) -> Result<Response, CoreExecutorError> {
+        match tokio::time::timeout(self.endpoint.idle, request.send()).await {
+            Ok(response) => response.map_err(|error| unreachable_endpoint(&error)),
+            Err(_) => Err(silent(&self.endpoint)),
+        }
+    }
+
+    /// Tells the endpoint what has come in, at its checkpoint of this number; nothing too, for it waits.
+    async fn steer(&self, turn: &Turn, id: &str, number: u32, minutes: &mut Minutes) -> Result<(), CoreExecutorError> {
+        let Some(url) = &self.endpoint.steer_url else { return Ok(()) };
+        let steering = turn.checkpoint().await?;
+        minutes.hear(&steering);
+        let body = json!({
+            "type": "steer",
+            "protocol": PROTOCOL,
+            "session": turn.session(),
+            "run": turn.run(),
+            "attempt": turn.attempt(),
+            "checkpoint": number,
+            "inputs": listed(&steering),
+        });
+        let id = format!("{id}_steer_{}_{number}", turn.attempt());
+        accepted(&self.endpoint, self.send(self.post(url, &id, &body)?).await?).await
     }
 
     /// Tells the endpoint to stop. It may not hear it: it has also seen the connection close.
@@ -159,6 +201,9 @@ impl CoreExecutor for HttpExecutor {
         let id = message_id(&body["effect_key"]);
         body["type"] = "run".into();
         body["protocol"] = PROTOCOL.into();
+        if let Some(history) = &self.history {
+            body["history"] = json!(history.last(&turn).await?);
+        }
         let error = tokio::select! {
             biased;
             // The connection is closed as its future is dropped, right here.
@@ -173,6 +218,12 @@ impl CoreExecutor for HttpExecutor {
         };
         self.tell_cancelled(&turn, &id).await;
         Err(error)
+    }
+
+    async fn stopped(&self, session: SessionId, _: &str) {
+        if let Some(history) = &self.history {
+            history.forget(session);
+        }
     }
 }
 

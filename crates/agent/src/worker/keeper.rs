@@ -6,12 +6,12 @@
 use super::{
     Idle, Pool,
     link::{End, Heard, Link},
-    protocol::{PROTOCOL, Past, Said, Told, parse},
+    protocol::{PROTOCOL, Said, Told, parse},
     works::Works,
 };
 use crate::{
     complaints::{Complaints, Meter},
-    exchange::{Answer, Minutes, listed, protocol_error, told},
+    exchange::{Answer, Minutes, Past, listed, protocol_error, told},
     process::ended,
     program::FOR_EVER,
 };

@@ -2,11 +2,11 @@
 //!
 //! docs/guide/process-protocol.md describes them for those who write workers; a test holds both together.
 
-use crate::exchange::{Answer, Refusal, part};
+use crate::exchange::{Answer, Past, Refusal, part};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, value::RawValue};
 use std::sync::Arc;
-use windlass_core::{Entry, OperationId, Record, RunEnd, RunId, Seq, SessionId};
+use windlass_core::{OperationId, RunId, Seq, SessionId};
 
 /// The version of these lines. It changes when a worker of before would no longer understand them.
 pub(super) const PROTOCOL: u32 = 1;
@@ -33,31 +33,6 @@ pub(super) enum Told<'a> {
     Refused { to: &'a str, run: Option<RunId>, key: Option<&'a str>, code: &'static str, error: String },
     /// Stop working on this run.
     Cancel { run: RunId },
-}
-
-/// A boundary of before.
-#[derive(Serialize)]
-pub(super) struct Past {
-    seq: Seq,
-    run: RunId,
-    sequence: u64,
-    delta: Box<RawValue>,
-}
-
-impl Past {
-    /// The boundary in an entry, if it holds one with something to tell.
-    pub(super) fn of(entry: &Entry) -> Option<Past> {
-        let (receipt, delta) = match &entry.record {
-            Record::BoundaryCommitted(boundary) => (&boundary.receipt, boundary.delta.as_ref()?),
-            Record::RunEnded(ended) => match &ended.end {
-                RunEnd::Completed { receipt, delta, .. } => (receipt, delta.as_ref()?),
-                RunEnd::Failed { .. } | RunEnd::Cancelled { .. } | RunEnd::Released { .. } => return None,
-            },
-            _ => return None,
-        };
-        let delta = RawValue::from_string(delta.get().to_owned()).ok()?;
-        Some(Past { seq: entry.seq, run: receipt.run_id, sequence: receipt.sequence, delta })
-    }
 }
 
 /// What a worker says.

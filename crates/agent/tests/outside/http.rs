@@ -2,7 +2,7 @@
 //!
 //! The endpoint is a socket that plays bytes, so that it can be as wrong as needed.
 
-use crate::common::{abandoned, adapter, has, offer, prompt, repository, result_text, session, until};
+use crate::common::{abandoned, adapter, has, offer, prompt, repository, result_text, session, until, with_factory};
 use serde_json::{Value, json};
 use std::{
     collections::VecDeque,
@@ -12,11 +12,12 @@ use std::{
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{TcpListener, TcpStream},
+    sync::Semaphore,
     task::JoinHandle,
 };
-use windlass_agent::{Egress, EgressRules, Endpoint, HttpExecutor};
-use windlass_core::{AbandonReason, CancelOutcome, Disposition, Record, RunEnd, Seq, TraceContext};
-use windlass_runtime::{CompletionOutcome, FeedItem, RuntimeSessionAdapter};
+use windlass_agent::{Egress, EgressRules, Endpoint, HttpExecutor, config::Agents};
+use windlass_core::{AbandonReason, CancelOutcome, Disposition, HandlingMode, Record, RunEnd, Seq, TraceContext};
+use windlass_runtime::{CompletionOutcome, ExecutorFactory, FeedItem, RuntimeSessionAdapter};
 
 /// What an endpoint does with one request.
 #[derive(Clone)]
@@ -27,6 +28,8 @@ enum Act {
     Hold(Vec<u8>),
     /// Says this, then the second part again and again.
     Repeat(Vec<u8>, Vec<u8>),
+    /// Says these one by one, each when the test lets it.
+    Paced(Vec<Vec<u8>>, Arc<Semaphore>),
     /// Says a stream in these chunks, which the other side reads one by one, and ends without its last.
     Chunks(Vec<Vec<u8>>),
 }
@@ -124,6 +127,12 @@ async fn play(mut stream: TcpStream, act: Act, closed: &Mutex<usize>) {
             let mut rest = [0; 16];
             while let Ok(1..) = stream.read(&mut rest).await {}
             *closed.lock().expect("not poisoned") += 1;
+        }
+        Act::Paced(parts, pace) => {
+            for part in parts {
+                pace.acquire().await.expect("open").forget();
+                stream.write_all(&part).await.expect("it reads");
+            }
         }
         Act::Repeat(first, again) => {
             let mut written = stream.write_all(&first).await;
@@ -350,6 +359,84 @@ async fn an_endpoint_that_is_gone_is_not_asked_again() {
         assert!(error.starts_with("executor_gone: "), "{error}");
     }
     assert_eq!(server.requests().len(), 1);
+}
+
+#[tokio::test]
+async fn an_endpoint_that_was_gone_is_asked_again_when_it_answers_a_test() {
+    let gone = || Act::Say(http("410 Gone", "", ""));
+    let server = Server::playing([gone(), gone(), ok(r#"{"text":"back"}"#)]).await;
+    let host = format!("127.0.0.1:{}", server.port);
+    let config = format!("[hook]\nkind = \"http\"\nurl = \"http://{host}/run\"\nallow = [\"{host}\"]");
+    let agents = Arc::new(Agents::new(toml::from_str(&config).expect("read")).expect("valid"));
+    let adapter = with_factory(Arc::clone(&agents) as Arc<dyn ExecutorFactory>);
+    let session = session(&adapter, 1).await;
+    // Whether the test that follows the run finds it there.
+    for (number, is_back) in [(1, false), (2, true)] {
+        let error = abandoned(offer(&session, number, "hello").await.wait().await);
+        assert!(error.starts_with("executor_gone: "), "{error}");
+        let report = agents.test("hook").await;
+        assert_eq!(report.ok, is_back, "{report:?}");
+    }
+    assert_eq!(result_text(offer(&session, 3, "hello").await.wait().await), "back");
+    assert_eq!(server.requests().len(), 4, "a run, two tests, and the run after the one that went well");
+}
+
+#[tokio::test]
+async fn steering_is_posted_at_a_checkpoint_and_is_not_lost_with_it() {
+    let unwell = Act::Say(http("503 Service Unavailable", "retry-after: 0\r\n", ""));
+    let taken = Act::Say(b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n".to_vec());
+    for (steered, expected) in [
+        (taken, ["POST /run", "POST /steer"].as_slice()),
+        // Not taken: the run is tried again, and so is what came in.
+        (unwell, ["POST /run", "POST /steer", "POST /run", "POST /run"].as_slice()),
+    ] {
+        let pace = Arc::new(Semaphore::new(1));
+        let done = "event: result\ndata: {\"text\":\"done\"}\n\n";
+        let parts = [STREAM, "event: checkpoint\ndata: {}\n\n", done].map(|part| part.as_bytes().to_vec());
+        let stream = Act::Paced(parts.to_vec(), Arc::clone(&pace));
+        let server = Server::playing([stream, steered, ok(r#"{"text":"done"}"#)]).await;
+        let steer_url = format!("http://127.0.0.1:{}/steer", server.port).parse().expect("a URL");
+        let secrets = vec!["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw".parse().expect("a secret")];
+        let adapter = executor(Endpoint { steer_url: Some(steer_url), secrets, ..server.endpoint() });
+        let session = session(&adapter, 1).await;
+        let asked = offer(&session, 1, "hello").await;
+        until(|| (server.requests().len() == 1).then_some(())).await;
+        let left = prompt(2, "left").with_mode(HandlingMode::Steer);
+        let left = session.accept_with_completion(left).await.expect("an answer").1.expect("accepted");
+        pace.add_permits(2);
+        assert_eq!(result_text(asked.wait().await), "done");
+        assert_eq!(result_text(left.wait().await), "done");
+        let requests = server.requests();
+        let lines: Vec<&str> = requests.iter().map(|request| request.line.trim_end_matches(" HTTP/1.1")).collect();
+        assert_eq!(lines, expected);
+        let (run, steer) = (&requests[0], &requests[1]);
+        assert_eq!((&steer.body["type"], &steer.body["run"]), (&json!("steer"), &run.body["run"]));
+        assert_eq!(steer.body["inputs"][0]["text"], "left");
+        assert_eq!(steer.header("webhook-id"), format!("{}_steer_1_1", run.header("webhook-id")));
+        assert!(steer.header("webhook-signature").starts_with("v1,"));
+    }
+}
+
+#[tokio::test]
+async fn so_many_boundaries_of_before_are_told_as_were_asked_for() {
+    let server = Server::playing([ok(r#"{"text":"yes"}"#)]).await;
+    let adapter = executor(Endpoint { history: 2, ..server.endpoint() });
+    let session = session(&adapter, 1).await;
+    let mut told = Vec::new();
+    for number in 1..6_u128 {
+        if number == 5 {
+            session.reset(false).await.expect("an answer");
+        }
+        offer(&session, number, &format!("hello {number}")).await.wait().await;
+        let requests = server.requests();
+        let history = requests.last().expect("one").body["history"].as_array().cloned().expect("a list");
+        let heard = |past: &Value| past["delta"]["messages"][0]["content"].as_str().map(str::to_owned);
+        told.push(history.iter().filter_map(heard).collect::<Vec<_>>().join(", "));
+    }
+    assert_eq!(told, ["", "hello 1", "hello 1, hello 2", "hello 2, hello 3", ""]);
+    let silent = executor(server.endpoint());
+    offer(&crate::common::session(&silent, 1).await, 1, "hello").await.wait().await;
+    assert!(server.requests().last().expect("one").body.get("history").is_none(), "not unless asked for");
 }
 
 #[tokio::test]
