@@ -29,30 +29,67 @@ pub trait ConversationAgent: Send + Sync + 'static {
     /// this turn has brought, the prompt at its end. An interrupted turn is dropped at its next await.
     ///
     /// # Errors
-    /// [`ServiceError`]; nothing of the turn is kept, its prompt neither.
+    /// [`ServiceError`]; nothing of the turn is kept but its boundaries, its prompt neither.
     async fn answer(
         &self,
         past: &[JsonText],
         new: &[JsonText],
         request: &StartTurn,
-        floor: &Floor,
+        floor: &Floor<'_>,
     ) -> Result<(Vec<JsonText>, Terminal), ServiceError>;
 }
 
-/// Where an agent shows what it is doing, to all who follow. Never blocks.
-#[derive(Debug)]
-pub struct Floor {
-    events: broadcast::Sender<TurnEvent>,
+/// Where an agent shows what it is doing, and commits what it has done.
+pub struct Floor<'c> {
+    conversation: &'c Conversation,
+    /// What this turn has brought, until the first boundary holds it.
+    uncommitted: Mutex<Brought>,
 }
 
-impl Floor {
-    /// Shows something. Not recorded; missed by those who are too slow.
+/// What a turn brings to its conversation.
+#[derive(Default)]
+struct Brought {
+    messages: Vec<JsonText>,
+    /// How many of the staged ones are among them.
+    staged: usize,
+}
+
+impl Floor<'_> {
+    /// Commits what the agent has said so far in this turn and has not committed yet, so that a turn that is lost goes on
+    /// from there. The last of it asks for more (a tool's result): after a last word there is nothing to resume.
+    ///
+    /// # Errors
+    /// As [`Boundaries::commit`](super::Boundaries::commit): end the turn with it.
+    pub async fn commit(&self, request: &StartTurn, said: Vec<JsonText>) -> Result<(), ServiceError> {
+        let brought = std::mem::take(&mut *self.brought());
+        let new = [brought.messages, said].concat();
+        if let Some(boundaries) = &request.boundaries {
+            let count = self.conversation.state().count() + new.len() as u64;
+            boundaries.commit(new.clone(), count).await?;
+        }
+        let mut state = self.conversation.state();
+        state.staged.drain(..brought.staged);
+        state.committed.extend(new);
+        Ok(())
+    }
+
+    fn brought(&self) -> MutexGuard<'_, Brought> {
+        self.uncommitted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Shows something to all who follow. Not recorded; missed by those who are too slow. Never blocks.
     pub fn show(&self, request: &StartTurn, delta: JsonText) {
         if let Some(progress) = &request.progress {
             progress(delta.clone());
         }
         // An error says that nobody follows.
-        drop(self.events.send(TurnEvent::Shown(delta)));
+        drop(self.conversation.events.send(TurnEvent::Shown(delta)));
+    }
+}
+
+impl std::fmt::Debug for Floor<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Floor").finish_non_exhaustive()
     }
 }
 
@@ -72,6 +109,8 @@ struct Conversation {
 #[derive(Default)]
 struct State {
     messages: Arc<Vec<JsonText>>,
+    /// What boundaries of the turn that is on hold: part of the messages when it ends, which its agent still looks at.
+    committed: Vec<JsonText>,
     turn: Option<Running>,
     /// Known while a turn was on, for the next one.
     staged: Vec<SystemContext>,
@@ -94,8 +133,22 @@ struct Admitted<'c> {
 
 impl Drop for Admitted<'_> {
     fn drop(&mut self) {
-        self.conversation.state().turn = None;
+        self.conversation.state().end_turn();
         self.running.over.cancel();
+    }
+}
+
+impl State {
+    fn count(&self) -> u64 {
+        (self.messages.len() + self.committed.len()) as u64
+    }
+
+    fn end_turn(&mut self) {
+        self.turn = None;
+        let committed = std::mem::take(&mut self.committed);
+        if !committed.is_empty() {
+            Arc::make_mut(&mut self.messages).extend(committed);
+        }
     }
 }
 
@@ -169,14 +222,16 @@ impl<A: ConversationAgent> EphemeralSessionService<A> {
         } else if !past.last().is_some_and(is_pending) {
             return Err(ServiceError::NoPendingBoundary);
         }
-        let floor = Floor { events: conversation.events.clone() };
+        let brought = Brought { messages: new.clone(), staged: staged.len() };
+        let floor = Floor { conversation, uncommitted: Mutex::new(brought) };
         let (said, terminal) = self.agent.answer(&past, &new, request, &floor).await?;
         drop(past);
-        new.extend(said);
+        let brought = std::mem::take(&mut *floor.brought());
+        let messages = [brought.messages, said].concat();
         let mut state = conversation.state();
-        state.staged.drain(..staged.len());
-        Arc::make_mut(&mut state.messages).extend(new.iter().cloned());
-        Ok(TurnOutput { messages: new, message_count: state.messages.len() as u64, terminal })
+        state.staged.drain(..brought.staged);
+        state.committed.extend(messages.iter().cloned());
+        Ok(TurnOutput { messages, message_count: state.count(), terminal })
     }
 }
 

@@ -1,23 +1,23 @@
 //! How does the runtime drive a service, so that neither can lose what the other said?
 //!
-//! A turn's messages are committed as the delta of its boundary: what a turn costs does not depend on how long the
-//! conversation is. Before each turn the journal is read from where the executor last looked. If what it finds there is
+//! A turn's messages are committed as the deltas of its boundaries, those on the way and the last: what a turn costs does
+//! not depend on how long the conversation is. Before each turn the journal is read from where the executor last looked. If what it finds there is
 //! not exactly what the live conversation last said (the commit failed, another process went on, the session was reset),
 //! the live one is let go and made again from the boundaries.
 
-use super::{Appended, CreateSession, ServiceError, SessionService, StartTurn, SystemContext, TurnOutput};
+use super::{Appended, Boundaries, CreateSession, ServiceError, SessionService, StartTurn, SystemContext, TurnOutput};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 use windlass_core::{
     BoundaryOutput, Entry, JsonText, Record, RunEnd, RunId, Seq, SessionId, Terminal,
     render::{ConversationContextAppend, CoreRenderable, RunPrimitive},
 };
-use windlass_runtime::{CoreApplyOutput, CoreExecutor, CoreExecutorError, Turn, store::StoreError};
+use windlass_runtime::{CoreApplyOutput, CoreExecutor, CoreExecutorError, Turn, TurnError, store::StoreError};
 
 /// Entries that are read at once.
 const PAGE: u32 = 256;
@@ -32,10 +32,35 @@ pub struct ServiceExecutor {
 }
 
 /// Up to where the journal is known, and what the live conversation said last.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Known {
     after: Seq,
-    said: (RunId, u64),
+    said: Vec<(RunId, u64)>,
+}
+
+/// The boundaries that a turn has committed.
+struct Steps {
+    turn: Turn,
+    said: Mutex<Vec<(RunId, u64)>>,
+}
+
+#[async_trait]
+impl Boundaries for Steps {
+    async fn commit(&self, messages: Vec<JsonText>, message_count: u64) -> Result<(), ServiceError> {
+        let committed = self.turn.commit(boundary(messages, message_count)).await;
+        let receipt = committed.map_err(|error| match error {
+            TurnError::Closed(_) => ServiceError::Interrupted,
+            TurnError::Session(error) => ServiceError::Agent { error: error.to_string(), is_retryable: true },
+        })?;
+        self.said().push((receipt.run_id, receipt.sequence));
+        Ok(())
+    }
+}
+
+impl Steps {
+    fn said(&self) -> MutexGuard<'_, Vec<(RunId, u64)>> {
+        self.said.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// What a boundary adds to a conversation.
@@ -68,7 +93,7 @@ impl ServiceExecutor {
             && self.service.has_live_session(session).await
         {
             let news = read(turn, known.after).await?;
-            if !news.was_reset && news.boundaries == [known.said] {
+            if !news.was_reset && news.boundaries == known.said {
                 return Ok(news.after);
             }
         }
@@ -83,7 +108,7 @@ impl ServiceExecutor {
     }
 
     /// The turn of a run, interrupted when the run is cancelled.
-    async fn run(&self, turn: &Turn) -> Result<TurnOutput, ServiceError> {
+    async fn run(&self, turn: &Turn, steps: &Arc<Steps>) -> Result<TurnOutput, ServiceError> {
         let (session, primitive) = (turn.session(), turn.primitive());
         if primitive.is_context_only_immediate() {
             return self.append(session, &primitive).await;
@@ -96,6 +121,7 @@ impl ServiceExecutor {
             execution_kind: primitive.execution_kind(),
             run: Some(turn.run()),
             progress: Some(Arc::new(move |delta| shown.progress(delta))),
+            boundaries: Some(Arc::clone(steps) as Arc<dyn Boundaries>),
         };
         let mut running = self.service.start_turn(session, request);
         tokio::select! {
@@ -126,7 +152,8 @@ impl CoreExecutor for ServiceExecutor {
     async fn apply(&self, turn: Turn) -> Result<CoreApplyOutput, CoreExecutorError> {
         let session = turn.session();
         let after = self.bring_up(&turn).await?;
-        let output = match self.run(&turn).await {
+        let steps = Arc::new(Steps { turn: turn.clone(), said: Mutex::default() });
+        let output = match self.run(&turn, &steps).await {
             Err(ServiceError::NoPendingBoundary) => {
                 let message_count =
                     self.service.read(session).await.map_err(|error| failure(&error))?.summary.message_count;
@@ -134,11 +161,11 @@ impl CoreExecutor for ServiceExecutor {
             }
             ended => ended.map_err(|error| failure(&error))?,
         };
-        let said = (turn.run(), turn.resumes_after().map_or(0, |last| last + 1));
+        let mut said = std::mem::take(&mut *steps.said());
+        let last = said.last().map(|(_, sequence)| *sequence).or(turn.resumes_after());
+        said.push((turn.run(), last.map_or(0, |last| last + 1)));
         self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(session, Known { after, said });
-        let delta = JsonText::encode(&Delta { messages: output.messages }).expect("JSON in a list is JSON");
-        let boundary =
-            BoundaryOutput { message_count: output.message_count, conversation_digest: None, delta: Some(delta) };
+        let boundary = boundary(output.messages, output.message_count);
         Ok(CoreApplyOutput { boundary, terminal: output.terminal })
     }
 
@@ -148,6 +175,11 @@ impl CoreExecutor for ServiceExecutor {
             tracing::debug!(%session, %error, "the conversation was not live any more");
         }
     }
+}
+
+fn boundary(messages: Vec<JsonText>, message_count: u64) -> BoundaryOutput {
+    let delta = JsonText::encode(&Delta { messages }).expect("JSON in a list is JSON");
+    BoundaryOutput { message_count, conversation_digest: None, delta: Some(delta) }
 }
 
 /// Reads the journal from a position to its end.

@@ -18,8 +18,8 @@ use windlass_core::{ExecutionKind, JsonText, RunId, SessionId, Terminal, render:
 
 /// Keeps live conversations, one per session, and runs one turn at a time in each.
 ///
-/// Reads never wait behind a turn. Every call may be dropped at any await; a dropped turn leaves the conversation as it
-/// was before, and idle.
+/// Reads never wait behind a turn. Every call may be dropped at any await; a dropped turn leaves the conversation as its
+/// last boundary left it, or as it was before the turn, and idle.
 #[async_trait]
 pub trait SessionService: Send + Sync + 'static {
     /// Makes a conversation live, with what it has said before, and runs its first turn if there is one.
@@ -29,12 +29,14 @@ pub trait SessionService: Send + Sync + 'static {
     /// live after an error.
     async fn create_session(&self, request: CreateSession) -> Result<Option<TurnOutput>, ServiceError>;
 
-    /// Runs a turn and returns what it added. The conversation is idle, and shows it, before this returns.
+    /// Runs a turn and returns what it added since its last boundary. The conversation is idle, and shows it, before this
+    /// returns. On the way it may commit boundaries by [`StartTurn::boundaries`]: what is in one is part of the
+    /// conversation, whatever becomes of the turn.
     ///
     /// # Errors
     /// [`ServiceError::NotFound`] if it is not live, [`ServiceError::Busy`] if a turn is on,
     /// [`ServiceError::NoPendingBoundary`] if there is nothing to resume, [`ServiceError::Interrupted`],
-    /// [`ServiceError::Agent`]. The conversation is as it was before.
+    /// [`ServiceError::Agent`]. The conversation is as the last boundary left it, or as it was before.
     async fn start_turn(&self, session: SessionId, request: StartTurn) -> Result<TurnOutput, ServiceError>;
 
     /// Ends the turn that is on. It is not lost, whenever it comes between the start of the turn and its end.
@@ -113,6 +115,24 @@ pub struct StartTurn {
     pub run: Option<RunId>,
     /// Hears what the agent shows while it works. Never blocks.
     pub progress: Option<Arc<dyn Fn(JsonText) + Send + Sync>>,
+    /// Makes steps of the turn durable; none outside of the runtime.
+    pub boundaries: Option<Arc<dyn Boundaries>>,
+}
+
+/// Makes durable what a turn has added so far, so that nobody asks for it again.
+#[async_trait]
+pub trait Boundaries: Send + Sync + 'static {
+    /// Commits messages that no boundary holds yet, the prompt's among the first; `message_count` is how many the
+    /// conversation has with them. A turn that is lost afterwards is resumed, with
+    /// [`ResumePending`](ExecutionKind::ResumePending), where they end.
+    ///
+    /// Cancel-safe in this sense: dropped, they may have been committed or not, and the conversation is made again from
+    /// what was.
+    ///
+    /// # Errors
+    /// [`ServiceError::Interrupted`] if the run is over, [`ServiceError::Agent`] if they cannot be made durable now. End
+    /// the turn with it.
+    async fn commit(&self, messages: Vec<JsonText>, message_count: u64) -> Result<(), ServiceError>;
 }
 
 impl StartTurn {
@@ -125,6 +145,7 @@ impl StartTurn {
             execution_kind: ExecutionKind::ContentTurn,
             run: None,
             progress: None,
+            boundaries: None,
         }
     }
 }
@@ -142,7 +163,8 @@ impl fmt::Debug for StartTurn {
 /// What a turn added.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TurnOutput {
-    /// The messages that are new, the prompt's among them: what is committed. Not those of before.
+    /// The messages that are new, the prompt's among them: what is committed. Not those of before, and not those that a
+    /// boundary of the turn holds.
     pub messages: Vec<JsonText>,
     /// How many messages there are now.
     pub message_count: u64,

@@ -17,8 +17,8 @@ use windlass_agent::service::{
     ServiceExecutor, SessionService, StartTurn, SystemContext, TurnEvent,
 };
 use windlass_core::{
-    CancelOutcome, Disposition, ExecutionKind, JsonText, PendingTool, Record, RunEnd, RunResult, Seq, SessionId,
-    Terminal,
+    CancelOutcome, Disposition, Entry, ExecutionKind, Input, InputId, JsonText, PendingTool, Record, RunEnd, RunResult,
+    Seq, SessionId, Terminal, Timestamp,
 };
 use windlass_runtime::{
     CompletionOutcome, RuntimeSessionAdapter,
@@ -44,6 +44,10 @@ impl Default for Counting {
     }
 }
 
+fn message(role: &str, content: &str) -> JsonText {
+    JsonText::encode(&json!({ "role": role, "content": content })).expect("JSON")
+}
+
 fn text(message: &JsonText) -> String {
     let message: Value = serde_json::from_str(message.get()).expect("JSON");
     message["content"].as_str().unwrap_or_default().to_owned()
@@ -56,7 +60,7 @@ impl ConversationAgent for Counting {
         past: &[JsonText],
         new: &[JsonText],
         request: &StartTurn,
-        floor: &Floor,
+        floor: &Floor<'_>,
     ) -> Result<(Vec<JsonText>, Terminal), ServiceError> {
         let said = new.last().or(past.last()).map(text).unwrap_or_default();
         match said.as_str() {
@@ -64,6 +68,11 @@ impl ConversationAgent for Counting {
                 self.working.notify_one();
                 self.go.acquire().await.expect("open").forget();
                 self.effects.fetch_add(1, Ordering::SeqCst);
+            }
+            "step" => {
+                floor.commit(request, vec![message("tool", "half")]).await?;
+                self.working.notify_one();
+                self.go.acquire().await.expect("open").forget();
             }
             "burst" => (0..10_000).for_each(|number| floor.show(request, JsonText::encode(&number).expect("JSON"))),
             "fail" => return Err(ServiceError::Agent { error: "no".into(), is_retryable: false }),
@@ -74,8 +83,7 @@ impl ConversationAgent for Counting {
             _ => {}
         }
         let words = format!("{} messages", past.len() + new.len());
-        let message = JsonText::encode(&json!({ "role": "assistant", "content": words })).expect("JSON");
-        Ok((vec![message], Terminal::Result(Arc::new(RunResult::text(words)))))
+        Ok((vec![message("assistant", &words)], Terminal::Result(Arc::new(RunResult::text(words)))))
     }
 }
 
@@ -354,4 +362,107 @@ async fn a_cancelled_run_interrupts_the_turn_and_leaves_nothing_of_it() {
         panic!("it asks")
     };
     assert_eq!(tool.tool_name, "ask_human");
+}
+
+// OC 124
+#[tokio::test]
+async fn context_that_is_not_kept_is_known_to_nobody() {
+    let policy = windlass_runtime::policy_from_toml(
+        r#"
+        version = 7
+        [[row]]
+        kind = "external_event"
+        decision = { deliver = "context", wake = false }
+        [[row]]
+        decision = { deliver = "next_run" }
+        "#,
+    );
+    let faults = Arc::new(FaultyStore::new(Arc::new(MemoryStore::new())));
+    let service = Arc::new(EphemeralSessionService::new(Counting::default(), 10));
+    let executor = Arc::new(ServiceExecutor::new(Arc::clone(&service) as Arc<dyn SessionService>));
+    let adapter = RuntimeSessionAdapter::builder()
+        .store(Arc::clone(&faults) as Arc<dyn Store>)
+        .policy(policy.expect("a good policy"))
+        .build();
+    adapter.ensure_session_with_executor(id(1), executor).await.expect("attached");
+    let session = adapter.session(id(1)).await.expect("there");
+    assert_eq!(result_text(offer(&session, 1, "hello").await.wait().await), "1 messages");
+    let rain = |number: u128| {
+        let id = InputId::from_uuid(uuid::Uuid::from_u128(number));
+        Input::external_event(id, Timestamp::ZERO, "sky", "rain", json!({ "body": "it rains" }))
+    };
+    faults.fail(Call::Append, 1, Fault::Full);
+    session.accept(rain(7)).await.expect_err("it cannot be kept");
+    assert_eq!(service.read(id(1)).await.expect("live").summary.message_count, 2);
+    assert_eq!(result_text(offer(&session, 2, "hello").await.wait().await), "3 messages");
+    session.accept(rain(8)).await.expect("it is kept");
+    assert_eq!(result_text(offer(&session, 3, "hello").await.wait().await), "6 messages");
+}
+
+#[tokio::test]
+async fn a_step_that_is_committed_is_not_taken_again() {
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+    let process = async || {
+        let agent = Counting::default();
+        let service = Arc::new(EphemeralSessionService::new(agent.clone(), 10));
+        let executor = Arc::new(ServiceExecutor::new(Arc::clone(&service) as Arc<dyn SessionService>));
+        let adapter = RuntimeSessionAdapter::builder().store(Arc::clone(&store)).build();
+        adapter.ensure_session_with_executor(id(1), executor).await.expect("attached");
+        let session = adapter.session(id(1)).await.expect("there");
+        (agent, service, adapter, session)
+    };
+    let (agent, _, adapter, session) = process().await;
+    drop(offer(&session, 1, "step").await);
+    agent.working.notified().await;
+    drop(session);
+    adapter.shutdown().await;
+    // Another process goes on after the step.
+    let (_, service, adapter, session) = process().await;
+    let of = windlass_runtime::store::InputRef::Id(prompt(1, "").id());
+    let ended = session.completion(of).await.expect("known").wait().await;
+    assert_eq!(result_text(ended), "2 messages");
+    assert_eq!(result_text(offer(&session, 2, "hello").await.wait().await), "4 messages");
+    let seen = service.read(id(1)).await.expect("live");
+    let words: Vec<String> = seen.messages.iter().map(text).collect();
+    assert_eq!(words, ["step", "half", "2 messages", "hello", "4 messages"], "each once");
+    assert_eq!(deltas(&adapter).await, [vec!["step", "half"], vec!["2 messages"], vec!["hello", "4 messages"]]);
+}
+
+#[tokio::test]
+async fn a_turn_with_steps_leaves_the_live_conversation_as_it_is_committed() {
+    let agent = Counting::default();
+    let service = Arc::new(EphemeralSessionService::new(agent.clone(), 10));
+    let adapter = under(&service);
+    let session = session(&adapter, 1).await;
+    let first = offer(&session, 1, "step").await;
+    agent.working.notified().await;
+    agent.go.add_permits(1);
+    assert_eq!(result_text(first.wait().await), "1 messages");
+    // Cut off after its step, of which the next turn knows.
+    let cut = offer(&session, 2, "step").await;
+    agent.working.notified().await;
+    let cancelled = session.cancel(None, "enough", Disposition::Drop).await.expect("an answer");
+    assert!(matches!(cancelled, CancelOutcome::Cancelled { .. }), "{cancelled:?}");
+    assert!(matches!(cut.wait().await, CompletionOutcome::Cancelled { .. }));
+    assert_eq!(result_text(offer(&session, 3, "hello").await.wait().await), "6 messages");
+    assert_eq!(service.read(id(1)).await.expect("live").summary.message_count, 7);
+}
+
+/// What each boundary of session 1 adds, in words.
+async fn deltas(adapter: &RuntimeSessionAdapter) -> Vec<Vec<String>> {
+    let entries = adapter.store().read(id(1), Seq::ZERO, 1_000).await.expect("entries");
+    let delta = |entry: &Arc<Entry>| match &entry.record {
+        Record::BoundaryCommitted(boundary) => boundary.delta.clone(),
+        Record::RunEnded(ended) => match &ended.end {
+            RunEnd::Completed { delta, .. } => delta.clone(),
+            _ => None,
+        },
+        _ => None,
+    };
+    let words = |delta: JsonText| {
+        let delta: Value = serde_json::from_str(delta.get()).expect("JSON");
+        let messages = delta["messages"].as_array().expect("a list").clone();
+        messages.iter().map(|message| message["content"].as_str().unwrap_or_default().to_owned()).collect()
+    };
+    entries.iter().filter_map(delta).map(words).collect()
 }
