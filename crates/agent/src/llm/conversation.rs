@@ -12,6 +12,8 @@ use windlass_core::{
 };
 use windlass_runtime::{Turn, comms::EnvelopeId, store::StoreError};
 
+/// What stands for messages that are no longer kept. Some formats ask for a user's words first.
+const FORGOTTEN: &str = "[What was said before this is no longer kept]";
 /// Entries of the journal read at once.
 const PAGE: u32 = 256;
 
@@ -49,7 +51,10 @@ impl Conversation {
                 Ok(entries) if entries.is_empty() => return Ok(()),
                 Ok(entries) => entries.iter().for_each(|entry| self.fold(entry)),
                 // What is no longer kept is no longer known: the agent grows forgetful, not wrong.
-                Err(StoreError::Pruned { oldest }) if oldest > self.after => self.after = oldest,
+                Err(StoreError::Pruned { oldest }) if oldest > self.after => {
+                    self.after = oldest;
+                    self.messages.push(Arc::new(Message::user(FORGOTTEN)));
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -74,17 +79,18 @@ impl Conversation {
         }
         // Another executor may have had the session before; what it committed may not be for us to read.
         if let Some(delta) = delta.as_ref().and_then(|delta| serde_json::from_str(delta.get()).ok()) {
-            self.apply(delta, receipt.run_id);
+            self.apply(delta, receipt);
         }
     }
 
     /// Applies a delta that was just committed.
     pub(crate) fn commit(&mut self, delta: Delta, receipt: &RunBoundaryReceipt) {
         self.live = Some((receipt.run_id, receipt.sequence));
-        self.apply(delta, receipt.run_id);
+        self.apply(delta, receipt);
     }
 
-    fn apply(&mut self, delta: Delta, run: RunId) {
+    fn apply(&mut self, delta: Delta, receipt: &RunBoundaryReceipt) {
+        let run = receipt.run_id;
         let Delta {
             messages,
             spent,
@@ -103,8 +109,8 @@ impl Conversation {
             self.causes = (Some(run), Vec::new());
         }
         self.causes.1.extend(causes);
-        if let Some(Compacted { messages, summary }) = compacted {
-            let gone = messages.min(self.messages.len());
+        if let Some(Compacted { kept, summary }) = compacted {
+            let gone = self.messages.len().saturating_sub(kept);
             let summary = Message::user(format!("[Summary of the conversation so far]\n{summary}"));
             self.messages.splice(..gone, [Arc::new(summary)]);
             // What was counted is gone.
@@ -125,9 +131,9 @@ impl Conversation {
             if let Some(call) = &message.call {
                 self.ledger.done(call);
             }
-            self.count += 1;
             self.messages.push(Arc::new(message));
         }
+        self.count = receipt.message_count;
         self.waiting = waiting.or(self.waiting.take());
         self.told = self.told.max(told);
         if repairs > 0 {
@@ -176,4 +182,40 @@ pub(crate) fn heard(accepted: &Accepted) -> Option<Message> {
             None => uri,
         }),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use windlass_core::{ChainHash, RunApplyBoundary};
+
+    /// After so many messages, one for each boundary.
+    fn receipt(sequence: u64) -> RunBoundaryReceipt {
+        RunBoundaryReceipt {
+            run_id: RunId::from_uuid(uuid::Uuid::nil()),
+            sequence,
+            boundary: RunApplyBoundary::RunStart,
+            contributing_input_ids: Vec::new(),
+            conversation_digest: None,
+            message_count: sequence + 1,
+            chain: ChainHash([0; 32]),
+        }
+    }
+
+    #[test]
+    fn a_summary_leaves_the_same_last_messages_whatever_is_still_kept_of_the_first() {
+        let said = |text: &str| Delta { messages: vec![Message::user(text)], ..Delta::default() };
+        let mut deltas: Vec<Delta> = ["a", "b", "c", "d", "e"].map(said).into();
+        deltas.push(Delta { compacted: Some(Compacted { kept: 2, summary: "s".into() }), ..said("f") });
+        for known in 0..=4 {
+            let mut conversation = Conversation::default();
+            for (at, delta) in deltas.iter().enumerate().skip(known) {
+                conversation.apply(delta.clone(), &receipt(at as u64));
+            }
+            let words: Vec<&str> = conversation.messages.iter().map(|message| message.content.as_str()).collect();
+            let summary = "[Summary of the conversation so far]\ns";
+            let expected = [&[summary][..], &["d", "e", "f"][known.saturating_sub(3)..]].concat();
+            assert_eq!((words, conversation.count), (expected, 6), "{known} are not kept");
+        }
+    }
 }

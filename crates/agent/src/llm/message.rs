@@ -183,7 +183,7 @@ pub struct Delta {
     /// How often the model was told in this run that its answer does not obey the schema, if it is told so now.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub repairs: u32,
-    /// The first messages of the conversation give way to a summary, before the new ones are added.
+    /// Messages of before give way to a summary, before the new ones are added.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compacted: Option<Compacted>,
     /// The envelopes among the run's inputs: what a tool sends is sent because of them.
@@ -258,8 +258,8 @@ pub enum Waiting {
 /// A summary in the place of messages.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Compacted {
-    /// So many messages give way.
-    pub messages: usize,
+    /// All but so many of the last messages give way: counted from the end, because the beginning may be no longer kept.
+    pub kept: usize,
     /// To this.
     pub summary: String,
 }

@@ -5,7 +5,9 @@ use crate::{
     rig::{Bench, answers_in, config, deltas, told},
 };
 use serde_json::{Value, json};
+use std::sync::Arc;
 use windlass_agent::llm::{Compaction, LlmConfig, LlmDeps};
+use windlass_runtime::memory::MemoryStore;
 
 #[tokio::test]
 async fn a_provider_may_count_what_it_likes() {
@@ -119,5 +121,41 @@ async fn what_is_too_long_to_be_summarised_is_cut_until_it_is_not() {
         assert_eq!(summaries, asked_for_summaries, "{speaks:?}");
         let last = told(provider.bodies().last().expect("asked"));
         assert!(last[0].ends_with("They talked of tea."), "{speaks:?}: {last:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_longer_kept_leaves_no_half_of_a_call() {
+    for speaks in BOTH {
+        let provider = Provider::answering(move |number, body| {
+            let is_told = body["messages"].as_array().and_then(|said| said.last()).map(Value::to_string);
+            match is_told {
+                Some(last) if last.contains("unknown_tool") => speaks.says(&["ok"]),
+                _ => speaks.calls(&[(&format!("c{number}"), "nothing", "{}")]),
+            }
+        })
+        .await;
+        let config = config(speaks, &provider);
+        let store = Arc::new(MemoryStore::new());
+        // Cut after each of the records that a run leaves.
+        for kept in 12..16 {
+            let bench = Bench::keeping(kept, store.clone(), &config, LlmDeps::default()).await;
+            for _ in 0..30 {
+                bench.hear("go").await;
+            }
+            let bench = bench.restarted(&config, LlmDeps::default()).await;
+            assert_eq!(bench.hear("and now?").await, "ok");
+            let bodies = provider.bodies();
+            let last = told(&bodies[bodies.len() - 2]);
+            assert_eq!(last[0], "user: [What was said before this is no longer kept]", "{speaks:?}, {kept}");
+            assert!((4..20).contains(&last.len()), "{speaks:?}, {kept}: {last:#?}");
+            let named = |what: &str| -> Vec<String> {
+                let of =
+                    |line: &String| line.strip_prefix(what).and_then(|rest| rest.split(':').next()).map(str::to_owned);
+                last.iter().filter_map(of).collect()
+            };
+            assert_eq!(named("call "), named("result "), "{speaks:?}, {kept}: {last:#?}");
+            bench.adapter.shutdown().await;
+        }
     }
 }

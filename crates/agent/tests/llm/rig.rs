@@ -51,12 +51,17 @@ impl Bench {
     }
 
     pub(crate) async fn over(store: Arc<dyn Store>, config: &LlmConfig, deps: LlmDeps) -> Bench {
+        Bench::keeping(100_000, store, config, deps).await
+    }
+
+    /// One that keeps so many entries behind its snapshots.
+    pub(crate) async fn keeping(kept: u64, store: Arc<dyn Store>, config: &LlmConfig, deps: LlmDeps) -> Bench {
         windlass_agent::sandbox::use_launcher(env!("CARGO_BIN_EXE_windlass-launch"));
         let blobs = deps.blobs.clone();
         let agent = LlmAgent::from_config(config, deps).expect("an agent");
         let mut builder = RuntimeSessionAdapter::builder()
             .store(Arc::clone(&store))
-            .entries_kept(100_000)
+            .entries_kept(kept)
             .factory(Arc::new(Agents(agent)));
         if let Some(blobs) = blobs {
             builder = builder.blobs(blobs);

@@ -77,9 +77,9 @@ impl Talk<'_> {
 
     /// Replaces all but the last messages by a summary. False if there is nothing to replace, or no summary.
     pub(super) async fn compact(&mut self) -> Result<bool, CoreExecutorError> {
-        let keep = self.parts.config.compaction.map_or(KEPT, |compaction| compaction.keep_messages);
+        let most = self.parts.config.compaction.map_or(KEPT, |compaction| compaction.keep_messages);
         let messages = &self.conversation.messages;
-        let mut cut = messages.len().saturating_sub(keep);
+        let mut cut = messages.len().saturating_sub(most);
         // A result stays with its call.
         while cut > 0 && messages.get(cut).is_some_and(|message| message.role == Role::Tool) {
             cut -= 1;
@@ -87,6 +87,7 @@ impl Talk<'_> {
         if cut < 2 {
             return Ok(false);
         }
+        let kept = messages.len() - cut;
         let began = Instant::now();
         let answer = self.summarise(&transcript(&messages[..cut])).await.map_err(|error| failed(&error))?;
         let usage = answer.usage.unwrap_or_default();
@@ -95,7 +96,7 @@ impl Talk<'_> {
         if answer.text.trim().is_empty() {
             return Ok(false);
         }
-        self.fresh.compacted = Some(Compacted { messages: cut, summary: answer.text });
+        self.fresh.compacted = Some(Compacted { kept, summary: answer.text });
         self.commit().await?;
         Ok(true)
     }
