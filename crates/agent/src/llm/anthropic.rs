@@ -3,14 +3,15 @@
 use super::{
     config::DialectName,
     dialect::{
-        Answer, Dialect, Heard, Picture, Piece, Question, Reader, Stop, in_order, join, parse, picture, text,
-        with_params,
+        Answer, Body, Dialect, Heard, Picture, Piece, Question, Reader, Stop, ToolSpec, in_order, join, parse, picture,
+        text,
     },
     failure::{ModelError, excerpt},
     message::{Message, Role, ToolCall, Usage},
 };
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use secrecy::{ExposeSecret, SecretString};
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 /// The vendor's own address.
@@ -40,27 +41,29 @@ impl Dialect for Anthropic {
         headers
     }
 
-    fn body(&self, question: &Question<'_>) -> Value {
-        let mut body = Map::new();
-        body.insert("model".into(), question.model.into());
-        body.insert("max_tokens".into(), question.max_tokens.unwrap_or(MAX_TOKENS).into());
-        body.insert("messages".into(), messages(question).into());
-        body.insert("stream".into(), true.into());
+    fn body(&self, question: &Question<'_>) -> Vec<u8> {
+        let mut body = Body::with_params(question.params);
+        body.add("model", question.model);
+        body.add("max_tokens", question.max_tokens.unwrap_or(MAX_TOKENS));
+        body.add("messages", messages(question));
+        body.add("stream", true);
         let schema = question.schema.map(|schema| {
             format!("Your last answer is one JSON value, and nothing else, that obeys this JSON schema:\n{schema}")
         });
         let system: Vec<&str> = question.system.into_iter().chain(schema.as_deref()).collect();
         if !system.is_empty() {
-            body.insert("system".into(), system.join("\n\n").into());
+            body.add("system", system.join("\n\n"));
+        }
+        if let Some(schema) = question.schema.filter(|schema| is_enforceable(schema)) {
+            body.add("output_config", json!({ "format": { "type": "json_schema", "schema": schema } }));
         }
         if let Some(temperature) = question.temperature {
-            body.insert("temperature".into(), temperature.into());
+            body.add("temperature", temperature);
         }
         if !question.tools.is_empty() {
-            let tool = |tool: &super::dialect::ToolSpec| json!({ "name": tool.name, "description": tool.description, "input_schema": tool.schema });
-            body.insert("tools".into(), question.tools.iter().map(tool).collect());
+            body.add("tools", question.tools.iter().map(Tool::of).collect::<Vec<_>>());
         }
-        with_params(body, question.params)
+        body.whole()
     }
 
     fn reader(&self) -> Box<dyn Reader> {
@@ -77,6 +80,60 @@ impl Dialect for Anthropic {
         let mut events = Events { blocks, stop, begun: true, ..Events::default() };
         events.count(body.get("usage"));
         Box::new(events).finish()
+    }
+}
+
+/// A tool as it is sent.
+#[derive(Serialize)]
+struct Tool<'t> {
+    name: &'t str,
+    description: &'t str,
+    input_schema: &'t Value,
+}
+
+impl<'t> Tool<'t> {
+    fn of(tool: &'t ToolSpec) -> Tool<'t> {
+        Tool { name: &tool.name, description: &tool.description, input_schema: &tool.schema }
+    }
+}
+
+/// Whether the vendor takes a schema to hold the model to; it refuses the request otherwise. Its objects are closed, and
+/// it bounds neither numbers nor lengths. Schemas beyond that are asked for in words alone, and judged by us all the same.
+fn is_enforceable(schema: &Value) -> bool {
+    const UNKNOWN: [&str; 18] = [
+        "$ref",
+        "additionalItems",
+        "contains",
+        "dependentRequired",
+        "exclusiveMaximum",
+        "exclusiveMinimum",
+        "if",
+        "maxItems",
+        "maxLength",
+        "maxProperties",
+        "maximum",
+        "minItems",
+        "minLength",
+        "minProperties",
+        "minimum",
+        "multipleOf",
+        "not",
+        "patternProperties",
+    ];
+    match schema {
+        Value::Object(members) => {
+            let is_object = text(schema, "type") == Some("object") || members.contains_key("properties");
+            let is_closed = members.get("additionalProperties") == Some(&Value::Bool(false));
+            let within = |(name, value): (&String, &Value)| match (name.as_str(), value) {
+                ("properties" | "$defs", Value::Object(named)) => named.values().all(is_enforceable),
+                ("const" | "enum" | "default" | "examples", _) => true,
+                (name, _) if UNKNOWN.contains(&name) => false,
+                (_, value) => is_enforceable(value),
+            };
+            (!is_object || is_closed) && members.iter().all(within)
+        }
+        Value::Array(schemas) => schemas.iter().all(is_enforceable),
+        _ => true,
     }
 }
 
@@ -170,7 +227,7 @@ struct Block {
 
 impl Reader for Events {
     fn event(&mut self, data: &str, heard: &mut dyn FnMut(Piece<'_>)) -> Result<Heard, ModelError> {
-        let mut event = parse(data)?;
+        let mut event: Value = parse(data)?;
         if let Some(error) = ModelError::within(&event) {
             return Err(error);
         }
@@ -296,5 +353,35 @@ impl Block {
             block.insert("input".into(), input);
         }
         (self.value, self.json)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_vendor_is_asked_to_enforce_only_what_it_takes() {
+        let closed = json!({ "type": "object", "properties": { "n": { "type": "integer" } }, "required": ["n"],
+            "additionalProperties": false });
+        let with = |name: &str, schema: Value| {
+            let mut whole = closed.clone();
+            whole["properties"][name] = schema;
+            whole
+        };
+        for (schema, expected) in [
+            (closed.clone(), true),
+            (json!({ "type": "array", "items": closed }), true),
+            (json!({ "anyOf": [closed, { "type": "null" }] }), true),
+            // The name of a member is no word of the schema's language.
+            (with("maximum", json!({ "type": "string", "enum": ["minimum"] })), true),
+            (json!({ "type": "object", "properties": {} }), false),
+            (with("open", json!({ "type": "object" })), false),
+            (with("bounded", json!({ "type": "integer", "maximum": 3 })), false),
+            (with("long", json!({ "type": "string", "minLength": 3 })), false),
+            (with("recursive", json!({ "$ref": "#" })), false),
+        ] {
+            assert_eq!(is_enforceable(&schema), expected, "{schema}");
+        }
     }
 }

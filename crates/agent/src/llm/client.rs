@@ -88,7 +88,7 @@ impl Model {
         question: &Question<'_>,
         heard: &mut (dyn FnMut(Piece<'_>) + Send),
     ) -> Result<Answer, ModelError> {
-        let body = Bytes::from(self.dialect.body(question).to_string());
+        let body = Bytes::from(self.dialect.body(question));
         let mut pause = FIRST_PAUSE;
         for tries in 0.. {
             let tried = timeout(self.limits.answer(), self.ask_once(body.clone(), heard)).await;

@@ -7,6 +7,7 @@ use super::{
 };
 use reqwest::header::HeaderMap;
 use secrecy::SecretString;
+use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 use std::{
     collections::{HashMap, HashSet},
@@ -24,8 +25,8 @@ pub(crate) trait Dialect: std::fmt::Debug + Send + Sync {
     /// The headers that every request has.
     fn headers(&self, key: Option<&SecretString>) -> HeaderMap;
 
-    /// The request's body.
-    fn body(&self, question: &Question<'_>) -> Value;
+    /// The request's body, as JSON.
+    fn body(&self, question: &Question<'_>) -> Vec<u8>;
 
     /// Reads one streamed answer.
     fn reader(&self) -> Box<dyn Reader>;
@@ -184,12 +185,41 @@ pub(crate) fn picture<'a>(block: &'a ContentBlock, pictures: &'a HashMap<BlobId,
     }
 }
 
-/// Adds members to a request; theirs replace ours.
-pub(crate) fn with_params(mut body: Map<String, Value>, params: &Map<String, Value>) -> Value {
-    for (name, value) in params {
-        body.insert(name.clone(), value.clone());
+/// A request's body, written member by member: conversations are long, and nothing of them is copied first.
+pub(crate) struct Body<'q> {
+    json: Vec<u8>,
+    params: &'q Map<String, Value>,
+}
+
+impl<'q> Body<'q> {
+    /// One that gets these members too; they replace ours.
+    pub(crate) fn with_params(params: &'q Map<String, Value>) -> Body<'q> {
+        Body { json: vec![b'{'], params }
     }
-    Value::Object(body)
+
+    pub(crate) fn add(&mut self, name: &str, value: impl Serialize) {
+        if !self.params.contains_key(name) {
+            self.write(name, value);
+        }
+    }
+
+    pub(crate) fn whole(mut self) -> Vec<u8> {
+        for (name, value) in self.params {
+            self.write(name, value);
+        }
+        self.json.push(b'}');
+        self.json
+    }
+
+    fn write(&mut self, name: &str, value: impl Serialize) {
+        if self.json.len() > 1 {
+            self.json.push(b',');
+        }
+        let is_json = "text, numbers and JSON are always JSON";
+        serde_json::to_writer(&mut self.json, name).expect(is_json);
+        self.json.push(b':');
+        serde_json::to_writer(&mut self.json, &value).expect(is_json);
+    }
 }
 
 /// Joins a piece of a streamed object to what came before: text is appended, objects are joined member by member, all
@@ -224,8 +254,8 @@ fn join_lists(whole: &mut Vec<Value>, pieces: Vec<Value>) {
     }
 }
 
-/// The event's data as JSON.
-pub(crate) fn parse(data: &str) -> Result<Value, ModelError> {
+/// The event's data, which is JSON.
+pub(crate) fn parse<T: DeserializeOwned>(data: &str) -> Result<T, ModelError> {
     serde_json::from_str(data).map_err(|error| {
         let page = super::failure::page(data);
         ModelError::retryable("provider_protocol_error", format!("an event is no JSON ({error}): {page}"))

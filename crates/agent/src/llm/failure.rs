@@ -43,7 +43,7 @@ impl ModelError {
     /// What a response that is no success says.
     pub(crate) fn of_status(status: StatusCode, headers: &HeaderMap, body: &str) -> ModelError {
         let json: Option<Value> = serde_json::from_str(body).ok();
-        let said = json.as_ref().and_then(Said::of);
+        let said = json.as_ref().and_then(|json| json.get("error")).and_then(Said::of);
         let words = said.as_ref().map_or_else(|| page(body), Said::words);
         let detail = format!("HTTP {}: {words}", status.as_u16());
         let overflows = said.as_ref().is_some_and(Said::is_overflow);
@@ -66,7 +66,12 @@ impl ModelError {
 
     /// The error that a response of success holds, if it holds one.
     pub(crate) fn within(json: &Value) -> Option<ModelError> {
-        let said = Said::of(json)?;
+        ModelError::named(json.get("error")?)
+    }
+
+    /// What a member `error` says.
+    pub(crate) fn named(error: &Value) -> Option<ModelError> {
+        let said = Said::of(error)?;
         let detail = said.words();
         if said.is_overflow() {
             return Some(ModelError { code: "context_overflow", detail, class: Class::Overflow });
@@ -111,8 +116,10 @@ struct Said<'v> {
 }
 
 impl<'v> Said<'v> {
-    fn of(json: &'v Value) -> Option<Said<'v>> {
-        let error = json.get("error").filter(|error| !error.is_null())?;
+    fn of(error: &'v Value) -> Option<Said<'v>> {
+        if error.is_null() {
+            return None;
+        }
         if let Some(message) = error.as_str() {
             return Some(Said { message, names: Vec::new(), status: None });
         }

@@ -3,14 +3,15 @@
 use super::{
     config::DialectName,
     dialect::{
-        Answer, Dialect, Heard, Picture, Piece, Question, Reader, Stop, in_order, join, parse, picture, text,
-        with_params,
+        Answer, Body, Dialect, Heard, Picture, Piece, Question, Reader, Stop, ToolSpec, in_order, join, parse, picture,
+        text,
     },
     failure::{ModelError, excerpt},
     message::{Message, Role, ToolCall, Usage},
 };
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 /// The vendor's own address.
@@ -41,36 +42,30 @@ impl Dialect for OpenAi {
         headers
     }
 
-    fn body(&self, question: &Question<'_>) -> Value {
-        let mut messages = Vec::with_capacity(question.messages.len() + 1);
-        if let Some(system) = question.system {
-            messages.push(json!({ "role": "system", "content": system }));
-        }
-        messages.extend(in_order(&question.messages).iter().map(|said| message(said, question)));
-        let mut body = Map::new();
-        body.insert("model".into(), question.model.into());
-        body.insert("messages".into(), messages.into());
-        body.insert("stream".into(), true.into());
-        body.insert("stream_options".into(), json!({ "include_usage": true }));
+    fn body(&self, question: &Question<'_>) -> Vec<u8> {
+        let ordered = in_order(&question.messages);
+        let system = question.system.map(|content| Wire::Words { role: "system", content });
+        let messages: Vec<Wire<'_>> =
+            system.into_iter().chain(ordered.iter().map(|said| message(said, question))).collect();
+        let mut body = Body::with_params(question.params);
+        body.add("model", question.model);
+        body.add("messages", messages);
+        body.add("stream", true);
+        body.add("stream_options", json!({ "include_usage": true }));
         if let Some(most) = question.max_tokens {
-            let name = if self.is_vendor { "max_completion_tokens" } else { "max_tokens" };
-            body.insert(name.into(), most.into());
+            body.add(if self.is_vendor { "max_completion_tokens" } else { "max_tokens" }, most);
         }
         if let Some(temperature) = question.temperature {
-            body.insert("temperature".into(), temperature.into());
+            body.add("temperature", temperature);
         }
         if !question.tools.is_empty() {
-            let tool = |tool: &super::dialect::ToolSpec| {
-                let (name, about, schema) = (&tool.name, &tool.description, &tool.schema);
-                json!({ "type": "function", "function": { "name": name, "description": about, "parameters": schema } })
-            };
-            body.insert("tools".into(), question.tools.iter().map(tool).collect());
+            body.add("tools", question.tools.iter().map(Tool::of).collect::<Vec<_>>());
         }
         if let Some(schema) = question.schema {
             let format = json!({ "type": "json_schema", "json_schema": { "name": "answer", "schema": schema } });
-            body.insert("response_format".into(), format);
+            body.add("response_format", format);
         }
-        with_params(body, question.params)
+        body.whole()
     }
 
     fn reader(&self) -> Box<dyn Reader> {
@@ -78,7 +73,7 @@ impl Dialect for OpenAi {
     }
 
     fn whole(&self, body: Value) -> Result<Answer, ModelError> {
-        let mut chunks = Chunks { usage: usage(&body), ..Chunks::default() };
+        let mut chunks = Chunks { usage: body.get("usage").and_then(usage), ..Chunks::default() };
         let choice = body.pointer("/choices/0");
         let Some(Value::Object(message)) = choice.and_then(|choice| choice.get("message")) else {
             let detail = format!("an answer without a message: {}", excerpt(&body.to_string()));
@@ -90,9 +85,40 @@ impl Dialect for OpenAi {
     }
 }
 
-fn message(said: &Message, question: &Question<'_>) -> Value {
+/// A message as it is sent.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Wire<'m> {
+    Words { role: &'static str, content: &'m str },
+    Result { role: &'static str, tool_call_id: Option<&'m str>, content: &'m str },
+    Verbatim(&'m Value),
+    Made(Value),
+}
+
+/// A tool as it is sent.
+#[derive(Serialize)]
+struct Tool<'t> {
+    r#type: &'static str,
+    function: Function<'t>,
+}
+
+#[derive(Serialize)]
+struct Function<'t> {
+    name: &'t str,
+    description: &'t str,
+    parameters: &'t Value,
+}
+
+impl<'t> Tool<'t> {
+    fn of(tool: &'t ToolSpec) -> Tool<'t> {
+        let function = Function { name: &tool.name, description: &tool.description, parameters: &tool.schema };
+        Tool { r#type: "function", function }
+    }
+}
+
+fn message<'m>(said: &'m Message, question: &Question<'_>) -> Wire<'m> {
     match said.role {
-        Role::User | Role::System if said.blocks.is_empty() => json!({ "role": "user", "content": said.content }),
+        Role::User | Role::System if said.blocks.is_empty() => Wire::Words { role: "user", content: &said.content },
         Role::User | Role::System => {
             let part = |block| match picture(block, question.pictures) {
                 Picture::Words(text) => json!({ "type": "text", "text": text }),
@@ -102,12 +128,12 @@ fn message(said: &Message, question: &Question<'_>) -> Value {
                     json!({ "type": "image_url", "image_url": { "url": url } })
                 }
             };
-            json!({ "role": "user", "content": said.blocks.iter().map(part).collect::<Vec<_>>() })
+            Wire::Made(json!({ "role": "user", "content": said.blocks.iter().map(part).collect::<Vec<_>>() }))
         }
-        Role::Tool => json!({ "role": "tool", "tool_call_id": said.call, "content": said.content }),
+        Role::Tool => Wire::Result { role: "tool", tool_call_id: said.call.as_deref(), content: &said.content },
         Role::Assistant => match &said.verbatim {
-            Some(verbatim) if verbatim.dialect == DialectName::Openai => verbatim.value.clone(),
-            _ => assistant(said),
+            Some(verbatim) if verbatim.dialect == DialectName::Openai => Wire::Verbatim(&verbatim.value),
+            _ => Wire::Made(assistant(said)),
         },
     }
 }
@@ -120,6 +146,17 @@ fn assistant(said: &Message) -> Value {
     let calls: Vec<Value> = said.calls.iter().map(call).collect();
     let content = if said.content.is_empty() { Value::Null } else { said.content.clone().into() };
     json!({ "role": "assistant", "content": content, "tool_calls": calls })
+}
+
+/// What of a chunk is looked at; the rest is not kept.
+#[derive(Deserialize)]
+struct Chunk {
+    #[serde(default)]
+    choices: Value,
+    #[serde(default)]
+    usage: Value,
+    #[serde(default)]
+    error: Value,
 }
 
 /// A message that comes in chunks.
@@ -138,12 +175,12 @@ impl Reader for Chunks {
             self.ended = true;
             return Ok(Heard::End);
         }
-        let mut chunk = parse(data)?;
-        if let Some(error) = ModelError::within(&chunk) {
+        let mut chunk: Chunk = parse(data)?;
+        if let Some(error) = ModelError::named(&chunk.error) {
             return Err(error);
         }
-        self.usage = usage(&chunk).or(self.usage);
-        let choice = chunk.get_mut("choices").and_then(Value::as_array_mut).and_then(|choices| {
+        self.usage = usage(&chunk.usage).or(self.usage);
+        let choice = chunk.choices.as_array_mut().and_then(|choices| {
             choices.iter_mut().find(|choice| choice.get("index").and_then(Value::as_u64).unwrap_or(0) == 0)
         });
         // What follows the end of an answer is a repetition, and adds nothing.
@@ -254,8 +291,7 @@ fn tool_call(at: usize, call: &mut Value) -> ToolCall {
     ToolCall { id, name: text(function, "name").unwrap_or_default().to_owned(), arguments }
 }
 
-fn usage(chunk: &Value) -> Option<Usage> {
-    let usage = chunk.get("usage")?;
+fn usage(usage: &Value) -> Option<Usage> {
     let count = |name: &str| usage.get(name).and_then(Value::as_u64);
     Some(Usage { input: count("prompt_tokens")?, output: count("completion_tokens")?, estimated: false })
 }

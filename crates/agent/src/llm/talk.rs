@@ -52,14 +52,17 @@ pub(super) struct Talk<'a> {
     /// Calls that a person has approved, or told to make again.
     approved: HashSet<String>,
     pictures: HashMap<BlobId, String>,
+    /// Whether steering may have come. A run that has done nothing yet was started with all that there was.
+    may_be_steered: bool,
 }
 
 impl<'a> Talk<'a> {
     pub(super) fn new(parts: &'a Parts, turn: &'a Turn, conversation: Conversation) -> Talk<'a> {
         // An attempt that was lost may have committed them, and not said so.
-        let told = if turn.resumes_after().is_some() { conversation.told } else { CompletionSeq::default() };
+        let may_be_steered = turn.resumes_after().is_some();
+        let told = if may_be_steered { conversation.told } else { CompletionSeq::default() };
         let (fresh, approved, pictures) = (Delta::default(), HashSet::new(), HashMap::new());
-        Talk { parts, turn, conversation, fresh, told, approved, pictures }
+        Talk { parts, turn, conversation, fresh, told, approved, pictures, may_be_steered }
     }
 
     /// Comes to an end, and returns what is known by then.
@@ -95,8 +98,10 @@ impl<'a> Talk<'a> {
                 let judged = last.map_or(Ok(Terminal::NoResult), |last| self.judge(last));
                 return judged.map(|terminal| self.end(terminal)).map_err(|unfit| self.failed(unfit));
             }
-            let steering = self.turn.checkpoint().await?;
-            self.hear(&steering);
+            if std::mem::replace(&mut self.may_be_steered, true) {
+                let steering = self.turn.checkpoint().await?;
+                self.hear(&steering);
+            }
             if let Some(tool) = questions::budget(&self.parts.config.budget, &self.spent()) {
                 return Ok(self.park(Waiting::Budget, tool));
             }
@@ -291,6 +296,7 @@ impl<'a> Talk<'a> {
         let delta = std::mem::take(&mut self.fresh);
         let receipt = self.turn.commit(self.boundary(&delta)).await?;
         self.conversation.commit(delta, &receipt);
+        self.may_be_steered = true;
         Ok(())
     }
 
