@@ -9,16 +9,17 @@ use crate::{
 };
 use axum::response::Response;
 use http_body::{Body, Frame, SizeHint};
-use hyper::{body::Incoming, service::service_fn};
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::conn::auto,
+use hyper::{
+    body::Incoming,
+    server::conn::{http1, http2},
+    service::service_fn,
 };
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use std::{
     collections::HashMap,
     io,
     net::IpAddr,
-    pin::{Pin, pin},
+    pin::Pin,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -27,7 +28,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
     time::{Instant, Sleep},
 };
@@ -147,57 +148,85 @@ impl Connection {
     async fn serve(self, stream: TcpStream) {
         // Small answers are sent at once; that it failed would only make them slower.
         drop(stream.set_nodelay(true));
-        match &self.tls {
-            None => self.speak(stream).await,
-            Some(tls) => match tokio::time::timeout(self.limits.header_seconds.0, tls.accept(stream)).await {
-                Ok(Ok(stream)) => self.speak(stream).await,
-                Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
-                Err(_) => tracing::debug!("a TLS handshake took too long"),
-            },
-        }
+        // Boxed, so that a connection has room for what it does, and none for what it could do.
+        let Some(tls) = &self.tls else { return Box::pin(self.speak(stream)).await };
+        let accepting = Box::pin(tls.accept(stream));
+        let accepted = match tokio::time::timeout(self.limits.header_seconds.0, accepting).await {
+            Ok(Ok(accepted)) => Box::new(accepted),
+            Ok(Err(error)) => return tracing::debug!(%error, "a TLS handshake failed"),
+            Err(_) => return tracing::debug!("a TLS handshake took too long"),
+        };
+        Box::pin(self.speak(accepted)).await;
     }
 
     async fn speak<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(self, stream: S) {
         let activity = Arc::new(Activity::default());
-        let timed = Timed::new(stream, Arc::clone(&activity), &self.limits);
-        let service = service_fn({
-            let (guard, peer) = (self.guard, self.peer);
-            move |request: http::Request<Incoming>| {
-                let under_way = UnderWay::begin(&activity);
-                let guard = guard.clone();
-                async move {
-                    // Boxed, because hyper keeps the room of what answered last as long as the connection lives.
-                    let answered = Box::pin(guard.call(peer, request)).await;
-                    answered.map(|response: Response| response.map(|body| Tracked { body, _under_way: under_way }))
-                }
+        let mut timed = Timed::new(stream, Arc::clone(&activity), &self.limits);
+        let spoken = tokio::select! {
+            spoken = timed.is_http_2() => spoken,
+            () = self.closing.cancelled() => return,
+        };
+        let (guard, peer) = (self.guard, self.peer);
+        let service = service_fn(move |request: http::Request<Incoming>| {
+            let under_way = UnderWay::begin(&activity);
+            let guard = guard.clone();
+            async move {
+                // Boxed, because hyper keeps the room of what answered last as long as the connection lives.
+                let answered = Box::pin(guard.call(peer, request)).await;
+                answered.map(|response: Response| response.map(|body| Tracked { body, _under_way: under_way }))
             }
         });
-        let mut builder = auto::Builder::new(TokioExecutor::new());
-        builder
-            .http1()
-            .timer(TokioTimer::new())
-            // The stream's own timers are shorter. With this one hyper looks for the next head at once, and so arms them.
-            .header_read_timeout(self.limits.idle_seconds.0 + self.limits.header_seconds.0)
-            .max_headers(HEADERS_READ)
-            .max_buf_size(HEAD_BUFFER);
-        builder
-            .http2()
-            .timer(TokioTimer::new())
-            .max_concurrent_streams(STREAMS)
-            .max_pending_accept_reset_streams(PENDING_RESETS)
-            .max_header_list_size(HEADER_LIST)
-            .keep_alive_interval(self.limits.idle_seconds.0)
-            .keep_alive_timeout(self.limits.write_stall_seconds.0);
-        let mut connection = pin!(builder.serve_connection(TokioIo::new(timed), service));
-        let ended = tokio::select! {
-            ended = connection.as_mut() => ended,
-            () = self.closing.cancelled() => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
+        let ended = match spoken {
+            Ok(true) => {
+                let connection = http_2(&self.limits).serve_connection(TokioIo::new(timed), service);
+                until_closed(Box::pin(connection), http2::Connection::graceful_shutdown, &self.closing).await
             }
+            Ok(false) => {
+                let connection = http_1(&self.limits).serve_connection(TokioIo::new(timed), service);
+                until_closed(Box::pin(connection), http1::Connection::graceful_shutdown, &self.closing).await
+            }
+            Err(error) => return tracing::debug!(%error, "a connection ended before its first request"),
         };
         if let Err(error) = ended {
             tracing::debug!(%error, "a connection ended");
+        }
+    }
+}
+
+fn http_1(limits: &LimitsConfig) -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        // The stream's own timers are shorter. With this one hyper looks for the next head at once, and so arms them.
+        .header_read_timeout(limits.idle_seconds.0 + limits.header_seconds.0)
+        .max_headers(HEADERS_READ)
+        .max_buf_size(HEAD_BUFFER);
+    builder
+}
+
+fn http_2(limits: &LimitsConfig) -> http2::Builder<TokioExecutor> {
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS)
+        .max_pending_accept_reset_streams(PENDING_RESETS)
+        .max_header_list_size(HEADER_LIST)
+        .keep_alive_interval(limits.idle_seconds.0)
+        .keep_alive_timeout(limits.write_stall_seconds.0);
+    builder
+}
+
+/// Serves a connection to its end. When the door closes, the requests that are under way are its last.
+async fn until_closed<C: Future<Output = hyper::Result<()>>>(
+    mut connection: Pin<Box<C>>,
+    close: impl FnOnce(Pin<&mut C>),
+    closing: &CancellationToken,
+) -> hyper::Result<()> {
+    tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = closing.cancelled() => {
+            close(connection.as_mut());
+            connection.await
         }
     }
 }
@@ -265,6 +294,8 @@ struct Timed<S> {
     read_timer: Option<Pin<Box<Sleep>>>,
     write_timer: Option<Pin<Box<Sleep>>>,
     http2: bool,
+    /// What was read to tell the versions of HTTP apart; read again, together with what comes next.
+    begun: Vec<u8>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -289,6 +320,7 @@ impl<S> Timed<S> {
             read_timer: None,
             write_timer: None,
             http2: false,
+            begun: Vec::new(),
         }
     }
 
@@ -312,9 +344,7 @@ impl<S> Timed<S> {
     }
 
     /// Bytes came while no request was under way: a head has begun. HTTP/2 frames are none.
-    fn received(&mut self, bytes: &[u8]) {
-        let first = matches!(self.waiting, Waiting::Head { begun: 0, .. });
-        self.http2 |= first && bytes.starts_with(b"PRI");
+    fn received(&mut self) {
         if let (Waiting::Next { begun, .. }, false) = (self.waiting, self.http2) {
             self.waiting = Waiting::Head { since: Instant::now(), begun };
         }
@@ -337,11 +367,18 @@ impl<S: AsyncRead + Unpin> AsyncRead for Timed<S> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        let before = buffer.filled().len();
+        if !this.begun.is_empty() {
+            buffer.put_slice(&std::mem::take(&mut this.begun));
+            // What else is there goes into the same buffer; if nothing is, these few bytes are all.
+            return match Pin::new(&mut this.stream).poll_read(context, buffer) {
+                Poll::Pending => Poll::Ready(Ok(())),
+                read => read,
+            };
+        }
         let deadline = this.read_deadline();
         match Pin::new(&mut this.stream).poll_read(context, buffer) {
             Poll::Ready(read) => {
-                this.received(&buffer.filled()[before..]);
+                this.received();
                 Poll::Ready(read)
             }
             Poll::Pending => match deadline {
@@ -351,6 +388,26 @@ impl<S: AsyncRead + Unpin> AsyncRead for Timed<S> {
                 _ => Poll::Pending,
             },
         }
+    }
+}
+
+/// How HTTP/2 begins; no request of HTTP/1 does.
+const HTTP_2: &[u8; 3] = b"PRI";
+
+impl<S: AsyncRead + Unpin> Timed<S> {
+    /// Whether the client begins to speak HTTP/2. Takes three bytes at most, which are read again by who serves it:
+    /// with more, the buffer of the first head would be too small for the second read, and grow.
+    async fn is_http_2(&mut self) -> io::Result<bool> {
+        let (mut first, mut read) = ([0; HTTP_2.len()], 0);
+        while read < first.len() && HTTP_2.starts_with(&first[..read]) {
+            match self.read(&mut first[read..]).await? {
+                0 => break,
+                more => read += more,
+            }
+        }
+        self.begun = first[..read].to_vec();
+        self.http2 = first == *HTTP_2;
+        Ok(self.http2)
     }
 }
 

@@ -92,15 +92,17 @@ pub(crate) async fn session(
     let sight = Sight::new(&state, principal, from, &headers, place);
     let progress = query.progress.unwrap_or(true);
     let opening = opening(follower.after().0);
+    // Boxed, because a stream has room for its state thrice.
     Ok(answer(stream::unfold(
-        (sight, follower, opening),
-        move |(mut sight, mut follower, first): (_, _, Bytes)| async move {
+        (Box::new((sight, follower)), opening),
+        move |(mut following, first): (Box<(Sight, Follower)>, Bytes)| async move {
             if !first.is_empty() {
-                return Some((first, (sight, follower, Bytes::new())));
+                return Some((first, (following, Bytes::new())));
             }
+            let (sight, follower) = &mut *following;
             let next = loop {
                 match sight.watch(follower.next()).await {
-                    Seen::Item(Item::Entry(_, event)) => break together(event.whole(), &mut follower, progress),
+                    Seen::Item(Item::Entry(_, event)) => break together(event.whole(), follower, progress),
                     Seen::Item(Item::Live(_)) if !progress => {}
                     Seen::Item(Item::Live(event)) => break event,
                     Seen::Item(Item::Deleted) => break sight.end(ended(Some(follower.session()), "deleted")),
@@ -108,7 +110,7 @@ pub(crate) async fn session(
                     Seen::Over => return None,
                 }
             };
-            Some((next, (sight, follower, Bytes::new())))
+            Some((next, (following, Bytes::new())))
         },
     )))
 }
@@ -185,16 +187,17 @@ pub(crate) async fn several(
     let sight = Sight::new(&state, principal, from, &headers, place);
     let progress = query.progress.unwrap_or(true);
     let opening = opening(cursor(list, &places));
-    let begun = (sight, followers, places, opening);
-    Ok(answer(stream::unfold(begun, move |(mut sight, mut followers, mut places, first)| async move {
+    let begun = (Box::new((sight, followers, places)), opening);
+    Ok(answer(stream::unfold(begun, move |(mut following, first)| async move {
         if !first.is_empty() {
-            return Some((first, (sight, followers, places, Bytes::new())));
+            return Some((first, (following, Bytes::new())));
         }
+        let (sight, followers, places) = &mut *following;
         let next = loop {
             match sight.watch(followers.next()).await {
                 Seen::Item(Some((session, Item::Entry(seq, event)))) => {
                     places.insert(session, seq);
-                    let cursor = cursor(list, &places);
+                    let cursor = cursor(list, places);
                     break [&event.without_id()[..], b"id: ", cursor.as_bytes(), b"\n\n"].concat().into();
                 }
                 Seen::Item(Some((_, Item::Live(_)))) if !progress => {}
@@ -205,7 +208,7 @@ pub(crate) async fn several(
                 Seen::News(news) => break news,
             }
         };
-        Some((next, (sight, followers, places, Bytes::new())))
+        Some((next, (following, Bytes::new())))
     })))
 }
 
