@@ -372,7 +372,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Timed<S> {
             // What else is there goes into the same buffer; if nothing is, these few bytes are all.
             return match Pin::new(&mut this.stream).poll_read(context, buffer) {
                 Poll::Pending => Poll::Ready(Ok(())),
-                read => read,
+                read @ Poll::Ready(_) => read,
             };
         }
         let deadline = this.read_deadline();
