@@ -17,28 +17,41 @@ const TAIL: usize = 1024;
 const LOGGED_A_MINUTE: usize = 100;
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// So many lines in a minute are logged; those beyond it are counted.
-#[derive(Debug)]
-pub(crate) struct Meter {
+/// Logs so many lines in a minute, and counts those beyond them.
+pub(crate) struct Meter<L: Fn(&str)> {
+    log: L,
     began: Instant,
     lines: usize,
 }
 
-impl Meter {
-    pub(crate) fn new() -> Meter {
-        Meter { began: Instant::now(), lines: 0 }
+impl<L: Fn(&str)> Meter<L> {
+    pub(crate) fn new(log: L) -> Meter<L> {
+        Meter { log, began: Instant::now(), lines: 0 }
     }
 
-    /// Takes a line: says whether to log it. `left_out` hears how many were not, in the minute that is over.
-    pub(crate) fn admits(&mut self, left_out: impl FnOnce(usize)) -> bool {
+    /// Takes a line.
+    pub(crate) fn hear(&mut self, line: &str) {
         if self.began.elapsed() >= MINUTE {
-            if let Some(more @ 1..) = self.lines.checked_sub(LOGGED_A_MINUTE) {
-                left_out(more);
-            }
-            *self = Meter::new();
+            self.close();
+            (self.began, self.lines) = (Instant::now(), 0);
         }
         self.lines += 1;
-        self.lines <= LOGGED_A_MINUTE
+        if self.lines <= LOGGED_A_MINUTE {
+            (self.log)(line);
+        }
+    }
+
+    /// The minute is over: says how many lines were not logged.
+    fn close(&self) {
+        if let Some(more @ 1..) = self.lines.checked_sub(LOGGED_A_MINUTE) {
+            (self.log)(&format!("{more} more lines"));
+        }
+    }
+}
+
+impl<L: Fn(&str)> Drop for Meter<L> {
+    fn drop(&mut self) {
+        self.close();
     }
 }
 
@@ -94,18 +107,25 @@ impl Complaints {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Mutex;
 
     #[tokio::test(start_paused = true)]
     async fn a_flood_without_a_run_is_logged_in_part_and_counted() {
-        let mut meter = Meter::new();
-        let admitted =
-            |meter: &mut Meter| (0..1000).filter(|_| meter.admits(|_| unreachable!("no minute is over"))).count();
-        assert_eq!(admitted(&mut meter), LOGGED_A_MINUTE);
+        let logged = Mutex::new(Vec::new());
+        let mut meter = Meter::new(|line| logged.lock().expect("nobody panics").push(line.to_owned()));
+        for _ in 0..1000 {
+            meter.hear("x");
+        }
+        assert_eq!(logged.lock().expect("nobody panics").len(), LOGGED_A_MINUTE);
         tokio::time::advance(MINUTE).await;
-        let mut left_out = 0;
-        assert!(meter.admits(|more| left_out = more));
-        assert_eq!(left_out, 1000 - LOGGED_A_MINUTE);
-        assert_eq!(admitted(&mut meter), LOGGED_A_MINUTE - 1);
+        for _ in 0..=LOGGED_A_MINUTE {
+            meter.hear("y");
+        }
+        drop(meter);
+        let logged = logged.into_inner().expect("nobody panics");
+        let counts: Vec<&String> = logged.iter().filter(|line| line.len() > 1).collect();
+        assert_eq!(counts, ["900 more lines", "1 more lines"]);
+        assert_eq!(logged.len(), 2 * LOGGED_A_MINUTE + 2);
     }
 
     #[test]

@@ -34,6 +34,9 @@
 //!
 //! This crate holds no code of its own: it names what the other crates export. Features: `sqlite` (the store on one
 //! file) and `agent` (the built-in agent, and one program per run), both on by default; `peers` (envelopes over HTTP).
+//!
+//! Where agents start programs, call `agent::sandbox::launch_if_asked` first in `main`: then these end with your process
+//! however it ends, and those that models start are kept in their workspaces.
 #![forbid(unsafe_code)]
 
 /// For your executors and stores: their traits are async.

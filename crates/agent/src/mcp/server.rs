@@ -168,11 +168,10 @@ impl McpServer {
         let (stdin, stdout, stderr) = group.pipes();
         let name = self.inner.name.clone();
         let complaints = AbortOnDropHandle::new(tokio::spawn(async move {
-            let (mut lines, mut meter) = (Lines::new(stderr), Meter::new());
+            let mut meter = Meter::new(|line| tracing::info!(target: "windlass::mcp", server = name, "{line}"));
+            let mut lines = Lines::new(stderr);
             while let Some(line) = lines.next().await {
-                if meter.admits(|more| tracing::info!(target: "windlass::mcp", server = name, "{more} more lines")) {
-                    tracing::info!(target: "windlass::mcp", server = name, "{line}");
-                }
+                meter.hear(&line);
             }
         }));
         let transport = AsyncRwTransport::new_client(stdout, stdin).with_max_line_length(MESSAGE);

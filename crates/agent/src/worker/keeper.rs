@@ -104,7 +104,7 @@ impl Keeper {
 
     /// Waits for the next run; none if the process is gone or has nothing to do.
     async fn idle(&mut self, mut waiting: oneshot::Receiver<Order>) -> Option<Order> {
-        let mut meter = Meter::new();
+        let mut meter = Meter::new(|line| tracing::info!(target: "windlass::executor", "{line}"));
         loop {
             let has_nothing_to_do = self.works.is_empty();
             let said = tokio::select! {
@@ -113,9 +113,7 @@ impl Keeper {
                 heard = self.link.hear() => match heard {
                     Heard::Line(line) => parse(&line),
                     Heard::Complaint(line) => {
-                        if meter.admits(|more| tracing::info!(target: "windlass::executor", "{more} more lines")) {
-                            tracing::info!(target: "windlass::executor", "{line}");
-                        }
+                        meter.hear(&line);
                         continue;
                     }
                     Heard::End(_) => return self.pass_on(waiting),

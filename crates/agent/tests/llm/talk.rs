@@ -77,6 +77,9 @@ async fn a_conversation_with_tools_goes_to_its_end_and_on_after_a_restart() {
             assert!(same, "{speaks:?}: {told:?} is not {expected:?}");
         }
         assert_eq!(bench.answers().await, provider.count(), "each answer is committed once");
+        let deltas = deltas(&*bench.store).await;
+        let intents: Vec<&Value> = deltas.iter().filter_map(|delta| delta["intended"].get(0)).collect();
+        assert!(intents.iter().any(|intent| intent["call"] == "d4" && intent["sandbox"] == "workspace"), "{intents:?}");
         let tools = provider.bodies()[0]["tools"].as_array().map(Vec::len);
         assert_eq!(tools, Some(4));
     }

@@ -66,6 +66,13 @@ async fn has_walls(dir: &Path) -> bool {
     false
 }
 
+/// Whether this is Linux 6.12 or later.
+fn walls_hold_signals() -> bool {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").expect("a release");
+    let numbers: Vec<u32> = release.split(['.', '-']).map_while(|number| number.parse().ok()).take(2).collect();
+    numbers >= vec![6, 12]
+}
+
 #[tokio::test]
 async fn behind_walls_a_program_has_its_folder_and_nothing_else() {
     let (dir, outside) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("another"));
@@ -129,7 +136,9 @@ async fn behind_walls_a_program_has_its_folder_and_nothing_else() {
         (&usual, "int(status('CapPrm'), 16) | int(status('CapEff'), 16) | 2", "done 2"),
         (&usual, "os.setuid(1)", "EPERM"),
     ] {
-        if cfg!(not(target_arch = "x86_64")) && code.starts_with("call(") {
+        let numbered = code.starts_with("call(") && cfg!(not(target_arch = "x86_64"));
+        if numbered || code.starts_with("os.kill(") && !walls_hold_signals() {
+            eprintln!("NOT SHOWN on this system: {code}");
             continue;
         }
         let program = Program { dir: Some(dir.path().into()), sandbox: sandbox.clone(), ..python(code) };
