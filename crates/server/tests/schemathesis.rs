@@ -35,7 +35,9 @@ async fn schemathesis_finds_nothing() {
         .arg("run")
         .arg(format!("{}/openapi.json", server.server().url()))
         .args(["--header", &format!("Authorization: Bearer {token}")])
-        .args(["--max-time", &seconds, "--seed", "7420", "--no-color", "--workers", "2", "--request-timeout", "40"])
+        .args(["--max-time", &seconds, "--seed", "7420", "--no-color", "--request-timeout", "40"])
+        // One, so that what is found is found again; and Python up to 3.12 loses count of its recursion in two.
+        .args(["--workers", "1"])
         .current_dir(folder.path())
         .stdin(Stdio::null());
     let output = command.output().await.expect("schemathesis starts");
