@@ -2,6 +2,8 @@
 //!
 //! It is logged line by line up to a limit, shown as progress, and its end is quoted in errors.
 
+use crate::secrets::hidden;
+use secrecy::SecretString;
 use serde::Serialize;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -58,6 +60,7 @@ impl<L: Fn(&str)> Drop for Meter<L> {
 /// What a program says on standard error during one run.
 #[derive(Debug, Default)]
 pub(crate) struct Complaints {
+    secrets: Vec<SecretString>,
     lines: usize,
     tail: String,
 }
@@ -68,16 +71,22 @@ struct Progress<'l> {
 }
 
 impl Complaints {
+    /// Those of a program that was given these secrets, which are hidden.
+    pub(crate) fn of(secrets: Vec<SecretString>) -> Complaints {
+        Complaints { secrets, ..Complaints::default() }
+    }
+
     /// Takes a line: logs it, shows it to followers of the run, and keeps it for errors.
     pub(crate) fn hear(&mut self, turn: &Turn, line: &str) {
+        let line = hidden(line, &self.secrets);
         self.lines += 1;
         if self.lines <= LOGGED_LINES {
             tracing::info!(target: "windlass::executor", session = %turn.session(), run = %turn.run(), "{line}");
         }
-        if let Ok(progress) = JsonText::encode(&Progress { stderr: line }) {
+        if let Ok(progress) = JsonText::encode(&Progress { stderr: &line }) {
             turn.progress(progress);
         }
-        self.keep(line);
+        self.keep(&line);
     }
 
     /// Keeps a line for errors, if it is among the last.

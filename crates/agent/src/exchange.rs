@@ -12,7 +12,7 @@ use windlass_core::{
 };
 use windlass_runtime::{CoreApplyOutput, CoreExecutorError, Turn, TurnError};
 
-/// How much of what was not understood an error shows, in bytes.
+/// How much of what was not understood an error shows, in characters.
 const EXCERPT: usize = 1024;
 
 /// What it is told of a run.
@@ -125,6 +125,7 @@ impl Minutes {
     /// Takes down what the run began with.
     pub(crate) fn of(turn: &Turn) -> Minutes {
         let mut minutes = Minutes::default();
+        minutes.hear(turn.context());
         minutes.hear(turn.inputs());
         minutes
     }
@@ -197,6 +198,9 @@ pub(crate) fn part<T: DeserializeOwned>(text: &str) -> Result<T, String> {
 }
 
 /// The beginning of what was said, for errors.
-pub(crate) fn excerpt(text: &str) -> &str {
-    &text[..text.floor_char_boundary(EXCERPT)]
+pub(crate) fn excerpt(text: &str) -> String {
+    match text.char_indices().nth(EXCERPT) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
 }

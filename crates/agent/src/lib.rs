@@ -12,6 +12,7 @@
 
 #![forbid(unsafe_code)]
 
+mod alive;
 pub mod builtin;
 pub mod command;
 mod complaints;
@@ -29,6 +30,7 @@ pub mod mcp;
 pub mod process;
 mod program;
 pub mod sandbox;
+mod secrets;
 pub mod service;
 pub mod tools;
 pub mod transcript;

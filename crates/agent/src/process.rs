@@ -32,6 +32,7 @@ use crate::{
     complaints::Complaints,
     exchange::{Answer, Minutes, protocol_error, told},
     program::{Finished, Program, ProgramError, run},
+    secrets::hidden_in,
 };
 use async_trait::async_trait;
 use serde_json::Value;
@@ -59,7 +60,8 @@ impl CoreExecutor for ProcessExecutor {
         if let Some(trace) = turn.trace() {
             program.to_mut().env.push(("TRACEPARENT".into(), trace.to_string().into()));
         }
-        let mut complaints = Complaints::default();
+        let secrets = program.secrets();
+        let mut complaints = Complaints::of(secrets.clone());
         let finished = tokio::select! {
             biased;
             // The program is killed as its future is dropped, right here.
@@ -68,10 +70,10 @@ impl CoreExecutor for ProcessExecutor {
         };
         complaints.close(&turn);
         let output = match finished {
-            Ok(finished) => output(&finished, &complaints)?,
-            Err(error) => return Err(failure(&error, &complaints)),
+            Ok(finished) => output(&finished, &complaints),
+            Err(error) => Err(failure(&error, &complaints)),
         };
-        Minutes::of(&turn).end(&turn, output).await
+        Minutes::of(&turn).end(&turn, output.map_err(|error| hidden_in(error, &secrets))?).await
     }
 }
 

@@ -6,6 +6,7 @@
 
 use crate::sandbox::{Profile, Sandbox, SandboxError};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use secrecy::{ExposeSecret, SecretString};
 use std::{
     env,
     ffi::{OsStr, OsString},
@@ -41,6 +42,8 @@ pub struct Program {
     pub argv: Vec<OsString>,
     /// Variables set for it, beside the inherited ones: `PATH`, `HOME`, `LANG`, `LC_*`, `TMPDIR`, `TZ`.
     pub env: Vec<(OsString, OsString)>,
+    /// Variables whose values are hidden where errors and logs quote it. Those of `env` replace them.
+    pub secret_env: Vec<(OsString, SecretString)>,
     /// Where it runs; none: where we run.
     pub dir: Option<PathBuf>,
     /// The most it may write to standard output, in bytes.
@@ -58,8 +61,15 @@ impl Program {
     /// A program with its arguments, the default bounds and nothing but the inherited variables.
     pub fn new(argv: impl IntoIterator<Item = impl Into<OsString>>) -> Program {
         let argv = argv.into_iter().map(Into::into).collect();
-        let (env, sandbox) = (Vec::new(), Sandbox::default());
-        Program { argv, env, dir: None, stdout_limit: Program::STDOUT_LIMIT, time_limit: None, sandbox }
+        Program {
+            argv,
+            env: Vec::new(),
+            secret_env: Vec::new(),
+            dir: None,
+            stdout_limit: Program::STDOUT_LIMIT,
+            time_limit: None,
+            sandbox: Sandbox::default(),
+        }
     }
 
     /// The variables that it sees. Behind walls `HOME` and `TMPDIR` are a folder of its own.
@@ -69,7 +79,13 @@ impl Program {
             name.as_encoded_bytes().starts_with(b"LC_")
                 || INHERITED.iter().any(|known| *known == name) && !(walled && (name == "HOME" || name == "TMPDIR"))
         };
-        env::vars_os().filter(move |(name, _)| handed_on(name)).chain(self.env.iter().cloned())
+        let secret = self.secret_env.iter().map(|(name, value)| (name.clone(), value.expose_secret().into()));
+        env::vars_os().filter(move |(name, _)| handed_on(name)).chain(secret).chain(self.env.iter().cloned())
+    }
+
+    /// What it was given and is not to be quoted with.
+    pub(crate) fn secrets(&self) -> Vec<SecretString> {
+        self.secret_env.iter().map(|(_, value)| value.clone()).collect()
     }
 
     /// Whether it is there to be started. Asked before its launcher is started, which could tell us in words only.

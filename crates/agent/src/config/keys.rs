@@ -1,6 +1,6 @@
 //! Where do keys come from? Never from the configuration file itself.
 
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 use std::{env, ffi::OsString, fs, path::Path};
 
 /// The most that is read of a file of keys: more is the wrong file.
@@ -41,6 +41,6 @@ pub(crate) fn either(env: Option<&str>, file: Option<&Path>, setting: &str) -> R
 }
 
 /// Variables to hand on to a program: by their names, or from the files that `NAME_FILE` names.
-pub(crate) fn handed_on(names: &[String]) -> Result<Vec<(OsString, OsString)>, String> {
-    names.iter().map(|name| Ok((name.into(), variable(name)?.expose_secret().into()))).collect()
+pub(crate) fn handed_on(names: &[String]) -> Result<Vec<(OsString, SecretString)>, String> {
+    names.iter().map(|name| Ok((name.into(), variable(name)?))).collect()
 }

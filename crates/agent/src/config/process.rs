@@ -98,8 +98,8 @@ impl ProcessConfig {
 
     pub(super) fn program(&self) -> Result<Program, String> {
         let mut program = Program::new(&self.command);
-        program.env = handed_on(&self.env_from)?;
-        program.env.extend(self.env.iter().map(|(name, value)| (name.into(), value.into())));
+        program.secret_env = handed_on(&self.env_from)?;
+        program.env = self.env.iter().map(|(name, value)| (name.into(), value.into())).collect();
         program.dir = self.dir.clone();
         program.stdout_limit = self.output_limit;
         program.time_limit = self.timeout_seconds.map(Duration::from_secs);

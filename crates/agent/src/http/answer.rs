@@ -10,12 +10,7 @@ use futures_util::{Stream, StreamExt};
 use reqwest::{Response, StatusCode, header::CONTENT_TYPE};
 use serde_json::value::RawValue;
 use sse_stream::{Error as SseError, Sse, SseByteStream};
-use std::{
-    io,
-    pin::pin,
-    sync::atomic::{AtomicUsize, Ordering},
-    time::SystemTime,
-};
+use std::{io, pin::pin, time::SystemTime};
 use windlass_core::JsonText;
 use windlass_runtime::{CoreApplyOutput, CoreExecutorError, Turn};
 
@@ -143,8 +138,7 @@ async fn follow(
     response: Response,
 ) -> Result<CoreApplyOutput, CoreExecutorError> {
     let (mut minutes, mut checkpoints) = (Minutes::of(turn), 0);
-    let unread = AtomicUsize::new(0);
-    let mut events = pin!(SseByteStream::new(limited(&executor.endpoint, response, &unread)));
+    let mut events = pin!(SseByteStream::new(limited(&executor.endpoint, response)));
     loop {
         let Some(event) = events.next().await else {
             return Err(CoreExecutorError::retryable("executor_protocol_error: the stream ended without a result"));
@@ -152,7 +146,6 @@ async fn follow(
         let Sse { event: Some(name), data: Some(data), .. } = event.map_err(broken)? else {
             continue;
         };
-        unread.store(0, Ordering::Relaxed);
         let wrong = |error: String| protocol_error(format!("event {name:?}: {error}"));
         match name.as_str() {
             "progress" => {
@@ -179,23 +172,44 @@ async fn follow(
     }
 }
 
-/// The body, cut off where an event or the whole grows too large. `unread` counts since the last event.
-fn limited(
-    endpoint: &Endpoint,
-    response: Response,
-    unread: &AtomicUsize,
-) -> impl Stream<Item = Result<bytes::Bytes, Cut>> {
-    futures_util::stream::try_unfold((response, 0_usize), move |(mut response, total)| async move {
+/// The body, cut off where an event or the whole grows too large.
+fn limited(endpoint: &Endpoint, response: Response) -> impl Stream<Item = Result<bytes::Bytes, Cut>> {
+    let start = (response, Block::default(), 0_usize);
+    futures_util::stream::try_unfold(start, move |(mut response, mut block, total)| async move {
         let Some(chunk) = next_chunk(endpoint, &mut response).await.map_err(Cut)? else { return Ok(None) };
         let total = total + chunk.len();
-        let event = unread.fetch_add(chunk.len(), Ordering::Relaxed) + chunk.len();
-        for (size, limit) in [(event, endpoint.answer_limit), (total, STREAM_LIMIT)] {
+        block.read(&chunk);
+        for (size, limit) in [(block.size, endpoint.answer_limit), (total, STREAM_LIMIT)] {
             if size > limit {
                 return Err(Cut(too_large(limit)));
             }
         }
-        Ok(Some((chunk, (response, total))))
+        Ok(Some((chunk, (response, block, total))))
     })
+}
+
+/// The lines since the last empty one: an event, or a comment, as far as it has come.
+#[derive(Debug, Default)]
+struct Block {
+    size: usize,
+    line: usize,
+    after_return: bool,
+}
+
+impl Block {
+    fn read(&mut self, chunk: &[u8]) {
+        for &byte in chunk {
+            let is_end = byte == b'\r' || byte == b'\n' && !self.after_return;
+            match (byte, is_end) {
+                (_, true) if self.line == 0 => self.size = 0,
+                (_, true) => (self.size, self.line) = (self.size + 1, 0),
+                // The second half of a line end.
+                (b'\n', false) => {}
+                (_, false) => (self.size, self.line) = (self.size + 1, self.line + 1),
+            }
+            self.after_return = byte == b'\r';
+        }
+    }
 }
 
 /// An error of ours on its way through the parser of events.
@@ -248,6 +262,24 @@ pub(super) fn unreachable_endpoint(error: &reqwest::Error) -> CoreExecutorError 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_empty_line_ends_a_block_however_lines_end_and_chunks_are_cut() {
+        for (text, expected) in [
+            ("data: 1\nid: 2", 13),
+            ("data: 1\n\n", 0),
+            ("data: 1\r\n\r\nda", 2),
+            ("data: 1\r\ndata", 12),
+            (": ping\r\r: p", 3),
+        ] {
+            for cut in 0..=text.len() {
+                let mut block = Block::default();
+                block.read(&text.as_bytes()[..cut]);
+                block.read(&text.as_bytes()[cut..]);
+                assert_eq!(block.size, expected, "{text:?} at {cut}");
+            }
+        }
+    }
 
     #[test]
     fn every_status_has_a_class() {

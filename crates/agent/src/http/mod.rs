@@ -16,8 +16,11 @@
 //! | no name, no connection, no TLS, a connection that breaks | retryable, `executor_unreachable` |
 //! | nothing comes for the idle time; longer than the time limit | retryable, `executor_timed_out` |
 //! | the name is that of an address inside | final, `url_not_allowed` |
-//! | run cancelled | the connection is closed and the cancel URL told; nothing that still comes is taken |
+//! | run cancelled, or longer than the time limit | the connection is closed and the cancel URL told of the attempt; nothing that still comes is taken |
 //! | event `checkpoint` | what came in meanwhile is posted to the steering URL; if that is not taken, as for a run |
+//!
+//! While the endpoint is waited for, the attempt shows that it is alive: how long it may be silent is the idle time's to say.
+//! Secrets that it is sent are hidden where it is quoted.
 
 mod answer;
 mod history;
@@ -26,8 +29,10 @@ mod sign;
 pub use sign::{NotASecret, WebhookSecret};
 
 use crate::{
+    alive::alive,
     egress::{Egress, UrlNotAllowed},
     exchange::{Minutes, listed, told},
+    secrets::hidden_in,
 };
 use answer::{accepted, read, silent, unreachable_endpoint};
 use async_trait::async_trait;
@@ -36,6 +41,7 @@ use reqwest::{
     Method, RequestBuilder, Response, Url,
     header::{ACCEPT, CONTENT_TYPE, HeaderMap},
 };
+use secrecy::SecretString;
 use serde_json::{Value, json};
 use std::{
     sync::atomic::{AtomicBool, Ordering},
@@ -54,7 +60,7 @@ const CANCELLING: Duration = Duration::from_secs(2);
 pub struct Endpoint {
     /// Where runs are posted.
     pub url: Url,
-    /// Where it is told that a run was cancelled, beside the connection being closed.
+    /// Where it is told that an attempt was given up, beside the connection being closed.
     pub cancel_url: Option<Url>,
     /// Where it is told what came in while a run is on, when it asks by the event `checkpoint`. Without it the endpoint
     /// is not steered, and what comes in waits for the next run.
@@ -63,7 +69,7 @@ pub struct Endpoint {
     pub history: usize,
     /// What requests are signed with: none, one, or two while one is being replaced.
     pub secrets: Vec<WebhookSecret>,
-    /// Sent with each request.
+    /// Sent with each request. Those marked as sensitive are hidden where errors quote the endpoint.
     pub headers: HeaderMap,
     /// The largest answer, or event of a stream, in bytes.
     pub answer_limit: usize,
@@ -78,7 +84,7 @@ impl Endpoint {
     pub const ANSWER_LIMIT: usize = 1 << 20;
     /// Long enough for an agent with several steps.
     pub const TIME_LIMIT: Duration = Duration::from_secs(600);
-    /// Long enough for one step, and shorter than the runtime's stall time.
+    /// Long enough for one step.
     pub const IDLE: Duration = Duration::from_secs(120);
 
     /// An endpoint with the default bounds and no secret.
@@ -104,6 +110,7 @@ pub struct HttpExecutor {
     egress: Egress,
     history: Option<History>,
     is_gone: AtomicBool,
+    secrets: Vec<SecretString>,
 }
 
 impl HttpExecutor {
@@ -117,7 +124,8 @@ impl HttpExecutor {
             egress.check(url)?;
         }
         let history = (endpoint.history > 0).then(|| History::new(endpoint.history));
-        Ok(HttpExecutor { endpoint, egress, history, is_gone: AtomicBool::new(false) })
+        let secrets = secrets(&endpoint.headers);
+        Ok(HttpExecutor { endpoint, egress, history, is_gone: AtomicBool::new(false), secrets })
     }
 
     /// Asks the endpoint with the next run, also if it has said that it is gone.
@@ -177,10 +185,11 @@ impl HttpExecutor {
         accepted(&self.endpoint, self.send(self.post(url, &id, &body)?).await?).await
     }
 
-    /// Tells the endpoint to stop. It may not hear it: it has also seen the connection close.
+    /// Tells the endpoint to stop this attempt. It may not hear it: it has also seen the connection close.
     async fn tell_cancelled(&self, turn: &Turn, id: &str) {
         let Some(url) = &self.endpoint.cancel_url else { return };
-        let body = json!({ "type": "cancel", "protocol": PROTOCOL, "session": turn.session(), "run": turn.run() });
+        let mut body = json!({ "type": "cancel", "protocol": PROTOCOL, "session": turn.session(), "run": turn.run() });
+        body["attempt"] = turn.attempt().into();
         let Ok(request) = self.post(url, &format!("{id}_cancel"), &body) else { return };
         match request.timeout(CANCELLING).send().await {
             Ok(answer) => tracing::debug!(run = %turn.run(), status = %answer.status(), "endpoint told of a cancel"),
@@ -204,16 +213,14 @@ impl CoreExecutor for HttpExecutor {
         if let Some(history) = &self.history {
             body["history"] = json!(history.last(&turn).await?);
         }
+        let limit = self.endpoint.time_limit;
         let error = tokio::select! {
             biased;
             // The connection is closed as its future is dropped, right here.
             () = turn.cancelled() => CoreExecutorError::retryable("cancelled"),
-            answered = tokio::time::timeout(self.endpoint.time_limit, self.call(&turn, &id, &body)) => match answered {
-                Ok(answered) => return answered,
-                Err(_) => {
-                    let limit = self.endpoint.time_limit;
-                    CoreExecutorError::retryable(format!("executor_timed_out: the run took longer than {limit:?}"))
-                }
+            answered = tokio::time::timeout(limit, alive(&turn, self.call(&turn, &id, &body))) => match answered {
+                Ok(answered) => return answered.map_err(|error| hidden_in(error, &self.secrets)),
+                Err(_) => CoreExecutorError::retryable(format!("executor_timed_out: the run took longer than {limit:?}")),
             },
         };
         self.tell_cancelled(&turn, &id).await;
@@ -225,6 +232,12 @@ impl CoreExecutor for HttpExecutor {
             history.forget(session);
         }
     }
+}
+
+/// What the endpoint is sent and must not be quoted with: the sensitive headers, and what follows the scheme in them.
+fn secrets(headers: &HeaderMap) -> Vec<SecretString> {
+    let values = headers.values().filter(|value| value.is_sensitive()).filter_map(|value| value.to_str().ok());
+    values.map(|value| value.split_once(' ').map_or(value, |(_, secret)| secret).into()).collect()
 }
 
 /// The name of a message: the same for every attempt at the same step, without the full stop that separates what is

@@ -34,7 +34,9 @@ impl Dialect for Anthropic {
     fn headers(&self, key: Option<&SecretString>) -> HeaderMap {
         let mut headers = HeaderMap::new();
         headers.insert(HeaderName::from_static("anthropic-version"), HeaderValue::from_static("2023-06-01"));
-        if let Some(mut key) = key.and_then(|key| HeaderValue::from_str(key.expose_secret()).ok()) {
+        if let Some(key) = key {
+            let key = HeaderValue::from_str(key.expose_secret());
+            let mut key = key.expect("the configuration refuses keys that no header can hold");
             key.set_sensitive(true);
             headers.insert(HeaderName::from_static("x-api-key"), key);
         }

@@ -7,6 +7,7 @@ use super::{
     failure::{Class, ModelError, page},
     openai::{self, OpenAi},
 };
+use crate::secrets::hidden;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, TryStreamExt, stream};
 use reqwest::{
@@ -14,7 +15,7 @@ use reqwest::{
     header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue},
     redirect::Policy,
 };
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 use sse_stream::SseByteStream;
 use std::{
     future::ready,
@@ -94,7 +95,10 @@ impl Model {
             let tried = timeout(self.limits.answer(), self.ask_once(body.clone(), heard)).await;
             let error = match tried {
                 Ok(Ok(answer)) => return Ok(answer),
-                Ok(Err(error)) => error.redacted(self.key.as_ref().map(ExposeSecret::expose_secret)),
+                Ok(Err(mut error)) => {
+                    error.detail = hidden(&error.detail, self.key.as_slice());
+                    error
+                }
                 Err(_) => {
                     let detail = format!("no whole answer within {} s", self.limits.answer_s);
                     ModelError::retryable("provider_too_slow", detail)

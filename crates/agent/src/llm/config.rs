@@ -4,6 +4,7 @@ use crate::{
     config::keys,
     sandbox::{Profile, Sandbox},
 };
+use reqwest::header::HeaderValue;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -328,7 +329,7 @@ impl LlmConfig {
     /// The key, from where the configuration says; none if it says nothing.
     ///
     /// # Errors
-    /// [`LlmConfigError::MissingKey`] if there is none, or an empty one.
+    /// [`LlmConfigError::MissingKey`] if there is none, or an empty one; [`LlmConfigError::Invalid`] if it cannot be sent.
     pub fn key(&self) -> Result<Option<SecretString>, LlmConfigError> {
         let (field, found) = match (&self.api_key_env, &self.api_key_file) {
             (None, None) => return Ok(None),
@@ -342,6 +343,10 @@ impl LlmConfig {
         };
         match found.map(|key| key.trim().to_owned()) {
             Ok(key) if key.is_empty() => Err(LlmConfigError::MissingKey { field, problem: "it is empty".into() }),
+            Ok(key) if HeaderValue::from_str(&key).is_err() => Err(LlmConfigError::invalid(
+                field,
+                "the key holds characters that a header cannot; is it all of one line?",
+            )),
             Ok(key) => Ok(Some(key.into())),
             Err(problem) => Err(LlmConfigError::MissingKey { field, problem }),
         }

@@ -7,9 +7,6 @@ use std::time::{Duration, SystemTime};
 /// The most of a provider's error page that is quoted.
 const EXCERPT: usize = 600;
 
-/// The beginning of a key that is not shown, in bytes. Shorter ones are in every text.
-const TELLING: usize = 4;
-
 /// Why there is no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{code}: {detail}")]
@@ -91,20 +88,6 @@ impl ModelError {
             // Overloaded, or an error of the provider's own; also what we do not know: retries are counted.
             ModelError::retryable("provider_unavailable", detail)
         })
-    }
-
-    /// Takes a secret out of what a provider said, also what an excerpt that ends within it has left of it.
-    pub(crate) fn redacted(mut self, secret: Option<&str>) -> ModelError {
-        let Some(secret) = secret.filter(|secret| !secret.is_empty()) else { return self };
-        if self.detail.contains(secret) {
-            self.detail = self.detail.replace(secret, "***");
-        }
-        if let Some(quoted) = self.detail.strip_suffix('…') {
-            let begun = secret.char_indices().rev().map(|(end, _)| &secret[..end]);
-            let begun = begun.filter(|begun| begun.len() >= TELLING).find_map(|begun| quoted.strip_suffix(begun));
-            self.detail = begun.map_or_else(|| self.detail.clone(), |before| format!("{before}***…"));
-        }
-        self
     }
 }
 
@@ -248,14 +231,12 @@ mod tests {
         let page = format!("<html>{}</html>", "ä".repeat(10_000));
         let error = ModelError::of_status(StatusCode::BAD_GATEWAY, &HeaderMap::new(), &page);
         assert!(error.detail.chars().count() < 700, "{}", error.detail.len());
-        let error = ModelError::fatal("provider_denied", "the key sk-1 is wrong").redacted(Some("sk-1"));
-        assert_eq!(error.detail, "the key *** is wrong");
         // Cut within the key, wherever the excerpt ends.
         let key = "sk-secret-0123456789";
         for before in EXCERPT - key.len()..EXCERPT {
             let page = format!("{}{key} is wrong", "x".repeat(before));
-            let detail =
-                ModelError::of_status(StatusCode::UNAUTHORIZED, &HeaderMap::new(), &page).redacted(Some(key)).detail;
+            let error = ModelError::of_status(StatusCode::UNAUTHORIZED, &HeaderMap::new(), &page);
+            let detail = crate::secrets::hidden(&error.detail, &[key.into()]);
             assert!(!detail.contains("sk-s"), "{before}: {detail}");
             assert!(
                 detail.contains("xx***…") || detail.ends_with("…") && !detail.contains("***"),

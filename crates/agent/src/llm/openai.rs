@@ -34,8 +34,9 @@ impl Dialect for OpenAi {
 
     fn headers(&self, key: Option<&SecretString>) -> HeaderMap {
         let mut headers = HeaderMap::new();
-        let bearer = key.and_then(|key| HeaderValue::from_str(&format!("Bearer {}", key.expose_secret())).ok());
-        if let Some(mut bearer) = bearer {
+        if let Some(key) = key {
+            let bearer = HeaderValue::from_str(&format!("Bearer {}", key.expose_secret()));
+            let mut bearer = bearer.expect("the configuration refuses keys that no header can hold");
             bearer.set_sensitive(true);
             headers.insert(AUTHORIZATION, bearer);
         }

@@ -17,18 +17,13 @@ use crate::transcript::{notices, said};
 use serde::Serialize;
 use std::{
     collections::{HashMap, HashSet},
-    pin::pin,
     sync::Arc,
-    time::Duration,
 };
 use tokio::time::Instant;
 use windlass_core::{
     Accepted, BlobId, BoundaryOutput, CompletionSeq, InputBody, JsonText, PendingTool, RunResult, Terminal,
 };
 use windlass_runtime::{CoreApplyOutput, CoreExecutorError, Turn, comms::causes_of};
-
-/// How often a wait says that it is alive, well within the runtime's stall time.
-const SIGN_OF_LIFE: Duration = Duration::from_secs(15);
 
 type Ended = Result<CoreApplyOutput, CoreExecutorError>;
 
@@ -322,18 +317,6 @@ impl<'a> Talk<'a> {
         spent
     }
 
-    /// Waits, and says meanwhile that it is alive. What is waited for has a time limit of its own.
-    async fn alive<T>(&self, work: impl Future<Output = T>) -> T {
-        let mut work = pin!(work);
-        loop {
-            tokio::select! {
-                biased;
-                done = &mut work => return done,
-                () = tokio::time::sleep(SIGN_OF_LIFE) => self.show(&Live::Waiting),
-            }
-        }
-    }
-
     fn show(&self, live: &Live<'_>) {
         show(self.turn, live);
     }
@@ -359,7 +342,6 @@ enum Live<'a> {
     },
     /// What was shown of this answer is void.
     Restart,
-    Waiting,
 }
 
 impl<'a> Live<'a> {

@@ -7,9 +7,9 @@
 //! |---|---|
 //! | does not start, or does not answer in time | the agent is not ready; asked again at its next use |
 //! | offers a tool without a usable name or schema (one that refers to itself, or unfolds without end), or too many | that tool is left out, and logged |
-//! | dies | started again at the next call, at most once a second |
+//! | dies, or ends our session | started or reached again at the next call, at most once a second |
 //! | dies in the middle of a call | a call that may be repeated is repeated once; of another one nobody knows whether it took effect, and the model is told so |
-//! | offers something else after a restart | calls of tools that have changed are refused: the model was told something different |
+//! | offers something else after that | calls of tools whose schema, description or effect has changed are refused: the model was told something different |
 //! | answers what its own schema forbids, or too much | an error for the model; what is too long is cut |
 //! | never answers | the call ends with its time |
 //!

@@ -8,6 +8,7 @@ use crate::{
     egress::{Egress, EgressRules},
     program::{Group, Lines},
     sandbox::Profile,
+    secrets::hidden,
     tools::Tool,
 };
 use reqwest::Url;
@@ -70,6 +71,9 @@ struct Link {
     failed: Option<Instant>,
 }
 
+/// A connection, and what the server offers over it.
+type Live = (Peer<RoleClient>, Arc<HashMap<String, Offer>>);
+
 struct Connection {
     service: RunningService<RoleClient, ()>,
     offers: Arc<HashMap<String, Offer>>,
@@ -120,7 +124,25 @@ impl McpServer {
     }
 
     /// A connection that lives, as far as is known, and what it offers. Makes one if there is none.
-    pub(super) async fn live(&self) -> Result<(Peer<RoleClient>, Arc<HashMap<String, Offer>>), McpUnavailable> {
+    pub(super) async fn live(&self) -> Result<Live, McpUnavailable> {
+        // In a task of its own: a call that ends before a slow server has started leaves it to the next one.
+        let server = self.clone();
+        match tokio::spawn(async move { server.connected().await }).await {
+            Ok(live) => live,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(_) => Err(self.unavailable("this process ends".into())),
+            },
+        }
+    }
+
+    /// Takes the connection with these offers for dead.
+    pub(super) async fn forget(&self, offers: &Arc<HashMap<String, Offer>>) {
+        let mut link = self.inner.connection.lock().await;
+        link.live.take_if(|live| Arc::ptr_eq(&live.offers, offers));
+    }
+
+    async fn connected(&self) -> Result<Live, McpUnavailable> {
         let mut link = self.inner.connection.lock().await;
         if link.live.as_ref().is_some_and(Connection::is_dead) {
             tracing::warn!(server = self.inner.name, "an MCP server is gone");
@@ -159,19 +181,19 @@ impl McpServer {
 
     async fn start(&self, config: &McpConfig) -> Result<Connection, String> {
         let mut program = Program::new(&config.command);
-        program.env = handed_on(&config.env_from)?;
-        program.env.extend(config.env.iter().map(|(name, value)| (name.into(), value.into())));
+        program.secret_env = handed_on(&config.env_from)?;
+        program.env = config.env.iter().map(|(name, value)| (name.into(), value.into())).collect();
         program.dir = config.dir.clone();
         program.sandbox = config.sandbox.or(Profile::None);
         program.sandbox.check(program.dir.as_deref()).map_err(|error| error.to_string())?;
         let mut group = Group::spawn(&program).map_err(|error| error.to_string())?;
         let (stdin, stdout, stderr) = group.pipes();
-        let name = self.inner.name.clone();
+        let (name, secrets) = (self.inner.name.clone(), program.secrets());
         let complaints = AbortOnDropHandle::new(tokio::spawn(async move {
             let mut meter = Meter::new(|line| tracing::info!(target: "windlass::mcp", server = name, "{line}"));
             let mut lines = Lines::new(stderr);
             while let Some(line) = lines.next().await {
-                meter.hear(&line);
+                meter.hear(&hidden(&line, &secrets));
             }
         }));
         let transport = AsyncRwTransport::new_client(stdout, stdin).with_max_line_length(MESSAGE);
@@ -187,6 +209,8 @@ impl McpServer {
         egress.check(&url).map_err(|refused| refused.to_string())?;
         let mut settings = StreamableHttpClientTransportConfig::with_uri(url.as_str())
             .max_json_response_size(MESSAGE)
+            // Another session may offer other tools: whoever begins it anew looks at them.
+            .reinit_on_expired_session(false)
             .max_sse_event_size(MESSAGE);
         if let Some(token) = either(config.token_env.as_deref(), config.token_file.as_deref(), "token")? {
             settings = settings.auth_header(token.expose_secret());

@@ -10,8 +10,9 @@ use rmcp::{
     ServiceError,
     model::{
         CallToolRequestParams, CallToolResult, ContentBlock, MetaObject, RequestMetaObject, ResourceContents,
-        Tool as Offer, ToolAnnotations,
+        Tool as Offer,
     },
+    transport::streamable_http_client::StreamableHttpError,
 };
 use serde_json::{Map, Value};
 use std::time::Duration;
@@ -39,6 +40,7 @@ pub(super) struct McpTool {
     /// What it promised of its structured results.
     promise: Option<jsonschema::Validator>,
     effect: Effect,
+    trust_hints: bool,
     timeout: Duration,
     sandbox: Option<Profile>,
 }
@@ -52,7 +54,7 @@ impl McpTool {
         if offer.name.is_empty() || name.len() > NAME {
             return Err(format!("{name:?} is no name: it has 1 to {NAME} characters"));
         }
-        let (schema, description) = (schema(offer), offer.description.as_deref().unwrap_or_default());
+        let schema = schema(offer);
         if schema.to_string().len() > SCHEMA {
             return Err(format!("its schema is larger than {SCHEMA} bytes"));
         }
@@ -67,13 +69,21 @@ impl McpTool {
             server,
             name,
             remote: offer.name.to_string(),
-            description: description[..description.floor_char_boundary(DESCRIPTION)].to_owned(),
+            description: description(offer).to_owned(),
             schema,
             promise: promise.map_err(|error| format!("its output schema is none: {error}"))?,
-            effect: effect(offer.annotations.as_ref().filter(|_| config.trust_hints)),
+            effect: effect(offer, config.trust_hints),
+            trust_hints: config.trust_hints,
             timeout: Duration::from_secs(config.timeout_seconds.max(1)),
             sandbox: (!config.command.is_empty()).then(|| config.sandbox.profile()),
         })
+    }
+
+    /// Whether an offer is still what the model was told of it.
+    fn is_told_of(&self, offer: &Offer) -> bool {
+        schema(offer) == self.schema
+            && description(offer) == self.description
+            && effect(offer, self.trust_hints) == self.effect
     }
 
     /// What the model is told.
@@ -133,7 +143,7 @@ impl Tool for McpTool {
                 Ok(live) => live,
                 Err(error) => return Ok(Reply::Done { content: error.to_string(), is_error: true }),
             };
-            if offers.get(&self.remote).is_none_or(|offer| schema(offer) != self.schema) {
+            if !offers.get(&self.remote).is_some_and(|offer| self.is_told_of(offer)) {
                 let words = "the server was started again and offers something else under this name";
                 return Ok(Reply::error("mcp_tool_changed", words));
             }
@@ -148,6 +158,12 @@ impl Tool for McpTool {
                 }
                 Err(ServiceError::UnexpectedResponse) => {
                     Reply::error("mcp_protocol_error", "the server answered what is no result")
+                }
+                // The server knows us no more, and has refused the call: it may offer something else now.
+                Err(error) if !was_lost && is_expired(&error) => {
+                    self.server.forget(&offers).await;
+                    was_lost = true;
+                    continue;
                 }
                 Err(error) if self.effect == Effect::Once => {
                     let words =
@@ -164,9 +180,21 @@ impl Tool for McpTool {
     }
 }
 
+/// Whether an endpoint has ended the session that the call was made in.
+fn is_expired(error: &ServiceError) -> bool {
+    let ServiceError::TransportSend(error) = error else { return false };
+    matches!(error.error.downcast_ref(), Some(StreamableHttpError::<reqwest::Error>::SessionExpired))
+}
+
+/// What the model is told of it.
+fn description(offer: &Offer) -> &str {
+    let description = offer.description.as_deref().unwrap_or_default();
+    &description[..description.floor_char_boundary(DESCRIPTION)]
+}
+
 /// What calling it twice does, as far as its hints are believed.
-fn effect(hints: Option<&ToolAnnotations>) -> Effect {
-    let Some(hints) = hints else { return Effect::Once };
+fn effect(offer: &Offer, trust_hints: bool) -> Effect {
+    let Some(hints) = offer.annotations.as_ref().filter(|_| trust_hints) else { return Effect::Once };
     match (hints.read_only_hint, hints.idempotent_hint, hints.destructive_hint) {
         (Some(true), _, Some(true)) => Effect::Once,
         (Some(true), _, _) => Effect::ReadOnly,
@@ -207,9 +235,9 @@ mod tests {
             (r#"{"readOnlyHint": false, "idempotentHint": false}"#, Effect::Once),
             (r#"{"openWorldHint": false}"#, Effect::Once),
         ] {
-            let annotations: ToolAnnotations = serde_json::from_str(hints).expect(hints);
-            assert_eq!(effect(Some(&annotations)), expected, "{hints}");
+            let offer = format!(r#"{{"name": "x", "inputSchema": {{}}, "annotations": {hints}}}"#);
+            let offer: Offer = serde_json::from_str(&offer).expect(hints);
+            assert_eq!((effect(&offer, true), effect(&offer, false)), (expected, Effect::Once), "{hints}");
         }
-        assert_eq!(effect(None), Effect::Once);
     }
 }

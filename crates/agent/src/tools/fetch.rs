@@ -1,6 +1,6 @@
 //! How does a model read a page, without reaching what only we may reach?
 
-use super::{Effect, Reply, Tool, ToolContext};
+use super::{Effect, Reply, Tool, ToolContext, shown};
 use crate::egress::Egress;
 use async_trait::async_trait;
 use futures_util::StreamExt;
@@ -64,7 +64,7 @@ impl Fetch {
                 return Reply::error("page_too_large", format!("more than {PAGE_BYTES} bytes"));
             }
         }
-        let text = String::from_utf8_lossy(&body);
+        let text = shown(&body, usize::MAX);
         Reply::Done { content: format!("HTTP {status}, {kind}\n{text}"), is_error: !status.is_success() }
     }
 }

@@ -53,6 +53,13 @@ impl Workspace {
         io::Seek::seek(&mut open, io::SeekFrom::Start(file.offset))?;
         let mut bytes = Vec::new();
         open.take(FILE_BYTES).read_to_end(&mut bytes)?;
+        if let Err(cut) = str::from_utf8(&bytes)
+            && cut.error_len().is_none()
+            && file.offset + (bytes.len() as u64) < length
+        {
+            // The character that the end of the part cuts in two begins the next one.
+            bytes.truncate(cut.valid_up_to());
+        }
         let until = file.offset + bytes.len() as u64;
         let mut text = super::shown(&bytes, usize::MAX);
         if until < length {
@@ -303,7 +310,19 @@ mod tests {
         assert!(first.ends_with("bytes 0 to 1048576 of 1048579; read on with this offset]"), "{}", first.len());
         let rest = workspace.read(&ReadArguments { path: "long".into(), offset: FILE_BYTES }).expect("the rest");
         assert_eq!(rest, "xxx");
-        fs::write(folder.path().join("raw"), [0xff, b'a']).expect("a file");
-        assert!(read(&workspace, "raw").expect("text").contains("[invalid_utf8"));
+        fs::write(folder.path().join("words"), format!("{}ärgerlich", "x".repeat(FILE_BYTES as usize - 1)))
+            .expect("a file");
+        let first = read(&workspace, "words").expect("a part");
+        assert!(
+            first.ends_with("x\n[cut: bytes 0 to 1048575 of 1048585; read on with this offset]"),
+            "{}",
+            first.len()
+        );
+        let rest = workspace.read(&ReadArguments { path: "words".into(), offset: FILE_BYTES - 1 }).expect("the rest");
+        assert_eq!(rest, "ärgerlich");
+        for raw in [&[0xff, b'a'][..], "half an ä".as_bytes().split_last().expect("some").1] {
+            fs::write(folder.path().join("raw"), raw).expect("a file");
+            assert!(read(&workspace, "raw").expect("text").contains("[invalid_utf8"), "{raw:?}");
+        }
     }
 }

@@ -35,7 +35,7 @@ const SOURCE: &str = "shell";
 const RESULT: usize = 8 * 1024;
 /// Jobs of one session at a time.
 const JOBS: usize = 16;
-/// Operations that are listed.
+/// Jobs that are listed.
 const SHOWN: usize = 50;
 const STARTS: &str = "Starts a program in the background and returns its number at once. You are told when it ends.";
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -245,7 +245,13 @@ impl Tool for JobStatus {
     async fn call(&self, _: Value, context: &ToolContext<'_>) -> Result<Reply, CoreExecutorError> {
         let operations = context.turn.operations().list_operations().await;
         let operations = operations.map_err(|error| CoreExecutorError::retryable(error.to_string()))?;
-        let lines: Vec<String> = operations.iter().take(SHOWN).map(line).collect();
+        let ours = operations.iter().filter(|operation| operation.spec.source_label == SOURCE);
+        let (over, mut jobs): (Vec<_>, Vec<_>) = ours.partition(|job| job.status.is_terminal());
+        jobs.extend(over);
+        let mut lines: Vec<String> = jobs.iter().take(SHOWN).map(|job| line(job)).collect();
+        if jobs.len() > SHOWN {
+            lines.push(format!("[cut: {SHOWN} of {} jobs are shown, those under way first]", jobs.len()));
+        }
         Ok(Reply::done(if lines.is_empty() { "there are no jobs".into() } else { lines.join("\n") }))
     }
 }

@@ -4,7 +4,7 @@
 //! that `tools.sandbox` declares, with an environment of the few variables that programs need and those that were
 //! allowed, and with bounded output and time. Whatever it has started is killed with the call.
 
-use super::{Effect, Reply, Tool, ToolContext, Workspace};
+use super::{Effect, Reply, Tool, ToolContext, Workspace, shown};
 use crate::{
     program::{Finished, Program, ProgramError, run},
     sandbox::{Profile, Sandbox},
@@ -87,7 +87,7 @@ pub(super) fn command_schema() -> Value {
 pub(super) fn told(ended: Result<Finished, ProgramError>, complaints: &str) -> (String, bool) {
     match ended {
         Ok(Finished { status, stdout }) => {
-            let mut words = String::from_utf8_lossy(&stdout).into_owned();
+            let mut words = shown(&stdout, usize::MAX);
             if !complaints.is_empty() {
                 let _ = write!(words, "\n[standard error]\n{complaints}");
             }

@@ -14,7 +14,9 @@ use crate::{
     exchange::{Answer, Minutes, Past, listed, protocol_error, told},
     process::ended,
     program::FOR_EVER,
+    secrets::{hidden, hidden_in},
 };
+use secrecy::SecretString;
 use std::{
     sync::{Arc, Weak},
     time::Duration,
@@ -41,6 +43,8 @@ pub(super) struct Keeper {
     time_limit: Duration,
     line_limit: usize,
     idle_after: Duration,
+    /// What its process was given and is not quoted with.
+    secrets: Vec<SecretString>,
 }
 
 /// How a run ended, as far as the process is concerned.
@@ -60,6 +64,7 @@ impl Keeper {
             time_limit: pool.program.time_limit.unwrap_or(FOR_EVER).min(FOR_EVER),
             line_limit: pool.program.stdout_limit,
             idle_after: pool.crew.idle_after,
+            secrets: pool.program.secrets(),
         }
     }
 
@@ -113,7 +118,7 @@ impl Keeper {
                 heard = self.link.hear() => match heard {
                     Heard::Line(line) => parse(&line),
                     Heard::Complaint(line) => {
-                        meter.hear(&line);
+                        meter.hear(&hidden(&line, &self.secrets));
                         continue;
                     }
                     Heard::End(_) => return self.pass_on(waiting),
@@ -123,6 +128,7 @@ impl Keeper {
             match said {
                 Ok(said) => self.outside_of_run(said, None).await,
                 Err(error) => {
+                    let error = hidden(&error, &self.secrets);
                     tracing::warn!(error, "an idle worker is killed for what it says");
                     return self.pass_on(waiting);
                 }
@@ -141,10 +147,13 @@ impl Keeper {
 
     /// Runs one run. Not to be trusted any more if dropped.
     async fn run(&mut self, turn: &Turn) -> Outcome {
-        let mut complaints = Complaints::default();
+        let mut complaints = Complaints::of(self.secrets.clone());
         let outcome = self.converse(turn, &mut complaints).await;
         complaints.close(turn);
-        outcome
+        match outcome {
+            Outcome::Over(result) => Outcome::Over(result.map_err(|error| hidden_in(error, &self.secrets))),
+            Outcome::Lost(error) => Outcome::Lost(hidden_in(error, &self.secrets)),
+        }
     }
 
     async fn converse(&mut self, turn: &Turn, complaints: &mut Complaints) -> Outcome {

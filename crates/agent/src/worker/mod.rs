@@ -22,12 +22,11 @@ mod link;
 mod protocol;
 mod works;
 
-use crate::{complaints::Complaints, process::failure, program::Program};
+use crate::{alive::alive, complaints::Complaints, process::failure, program::Program};
 use async_trait::async_trait;
 use keeper::{Keeper, Order};
 use link::Link;
 use std::{
-    pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -35,11 +34,8 @@ use tokio::{
     sync::{Semaphore, SemaphorePermit, oneshot},
     task::JoinSet,
 };
-use windlass_core::{JsonText, SessionId};
+use windlass_core::SessionId;
 use windlass_runtime::{CoreApplyOutput, CoreExecutor, CoreExecutorError, Turn};
-
-/// How often a run that waits for a free process shows that it is alive.
-const WAITING: Duration = Duration::from_secs(20);
 
 /// How many processes there may be, and how long an idle one stays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,16 +102,10 @@ impl CoreExecutor for ProcessWorker {
 impl Pool {
     /// Waits until a process is free for it; none if the run was cancelled meanwhile.
     async fn turn_comes(&self, turn: &Turn) -> Option<SemaphorePermit<'_>> {
-        let waiting = JsonText::encode(&serde_json::json!({ "waiting_for": "process" })).ok();
-        // One place in the queue from beginning to end.
-        let mut free = pin!(self.free.acquire());
-        loop {
-            tokio::select! {
-                biased;
-                () = turn.cancelled() => return None,
-                permit = &mut free => return permit.ok(),
-                () = tokio::time::sleep(WAITING) => turn.progress(waiting.clone()?),
-            }
+        tokio::select! {
+            biased;
+            () = turn.cancelled() => None,
+            permit = alive(turn, self.free.acquire()) => permit.ok(),
         }
     }
 

@@ -104,7 +104,8 @@ async fn run_child(folder: &Path, base: &str, crash: Option<&str>) -> ExitStatus
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_between_any_two_steps_it_pays_for_one_answer_more_at_most() {
     use std::os::unix::process::ExitStatusExt;
-    for (speaks, point) in [(Speaks::Openai, "before_commit"), (Speaks::Anthropic, "after_commit")] {
+    for (speaks, point) in BOTH.into_iter().flat_map(|speaks| ["before_commit", "after_commit"].map(|at| (speaks, at)))
+    {
         let (mut kills, mut ambiguous, mut wasted) = (0, 0, 0);
         for pass in 1.. {
             assert!(pass < 60, "it never ends");

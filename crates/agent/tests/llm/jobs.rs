@@ -35,6 +35,48 @@ async fn a_job_in_the_background_wakes_the_session_when_it_ends() {
 }
 
 #[tokio::test]
+async fn jobs_under_way_are_listed_first_and_operations_of_others_are_not() {
+    let (speaks, folder) = (Speaks::Openai, folder());
+    let start = r#"{"name":"brew","argv":["sleep","1000"]}"#;
+    // It also hears of the jobs that are over, in runs of their own.
+    let provider = Provider::answering(move |_, body| {
+        let told = told(body);
+        let is_asked = told.iter().any(|line| line == "user: make tea");
+        if is_asked && !told.iter().any(|line| line.starts_with("result s: ")) {
+            speaks.calls(&[("c", "job_start", start), ("s", "job_status", "{}")])
+        } else {
+            speaks.says(&["ok"])
+        }
+    })
+    .await;
+    let bench = Bench::new(&with_tools(speaks, &provider, folder.path(), &["job_start", "job_status"])).await;
+    let ops = bench.adapter.ops_lifecycle_registry(session_id()).await.expect("a registry");
+    for number in 0..60 {
+        let id = OperationId::from_uuid(uuid::Uuid::from_u128(number));
+        let source_label = if number < 55 { "shell" } else { "worker" }.into();
+        let spec = OperationSpec {
+            id,
+            kind: OperationKind::BackgroundToolOp,
+            display_name: "old".into(),
+            source_label,
+            child_session_id: None,
+            expect_peer_channel: false,
+            adoptable: false,
+        };
+        ops.register_operation(spec).await.expect("registered");
+        ops.fail_operation(id, "no water".into()).await.expect("it fails");
+    }
+    bench.hear("make tea").await;
+    let bodies = provider.bodies();
+    let told = told(bodies.last().expect("a request"));
+    let listed = told.iter().find_map(|line| line.strip_prefix("result s: ")).expect("a list");
+    let lines: Vec<&str> = listed.lines().collect();
+    assert!(lines[0].contains("\"brew\": "), "{}", lines[0]);
+    assert_eq!(lines.last(), Some(&"[cut: 50 of 56 jobs are shown, those under way first]"));
+    assert_eq!(lines.len(), 51);
+}
+
+#[tokio::test]
 async fn a_job_that_a_cancel_kept_from_starting_is_ended_by_the_next_run() {
     let (speaks, folder) = (Speaks::Openai, folder());
     let provider = Provider::answering(move |number, _| match number {

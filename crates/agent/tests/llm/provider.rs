@@ -46,8 +46,12 @@ impl Script {
         Script { status: 200, headers: vec![("content-type", "text/event-stream".into())], frames }
     }
 
-    pub(crate) fn page(status: u16, kind: &str, body: &str) -> Script {
-        Script { status, headers: vec![("content-type", kind.into())], frames: vec![Frame::Bytes(body.into())] }
+    pub(crate) fn page(status: u16, kind: &str, body: impl AsRef<[u8]>) -> Script {
+        Script {
+            status,
+            headers: vec![("content-type", kind.into())],
+            frames: vec![Frame::Bytes(body.as_ref().into())],
+        }
     }
 
     pub(crate) fn with(mut self, name: &'static str, value: &str) -> Script {

@@ -15,13 +15,18 @@ fn settings_that_cannot_be_used_are_named() {
             Err(error) => error.to_string(),
         }
     };
-    let cases: [(Change, &str); 13] = [
+    let cases: [(Change, &str); 14] = [
         (|_| (), "ok"),
         (|config| config.model = " ".into(), "invalid_setting: model: "),
         (|config| config.base_url = Some("nowhere".into()), "invalid_setting: base_url: "),
         (|config| config.base_url = Some("ftp://x".into()), "invalid_setting: base_url: "),
         (|config| config.api_key_env = Some("WINDLASS_NO_SUCH_KEY".into()), "missing_key: api_key_env: "),
         (|config| config.api_key_file = Some("/no/such/file".into()), "missing_key: api_key_file: "),
+        // Two lines, which no header can hold.
+        (
+            |config| config.api_key_file = Some(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml").into()),
+            "invalid_setting: api_key_file: the key holds characters",
+        ),
         (|config| drop(config.headers.insert("a b".into(), String::new())), "invalid_setting: headers: "),
         (|config| config.schema = Some(json!({ "type": 1 })), "invalid_setting: schema: "),
         (|config| config.tools.enabled = vec!["dance".into()], "invalid_setting: tools.enabled: "),

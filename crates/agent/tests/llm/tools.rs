@@ -72,7 +72,7 @@ async fn programs_are_bounded_and_see_little() {
     assert!(names.contains(&"PATH") && names.contains(&"CARGO_PKG_NAME") && names.contains(&"WINDLASS_EFFECT_KEY"));
     assert!(!names.contains(&"CARGO_MANIFEST_DIR") && std::env::var_os("CARGO_MANIFEST_DIR").is_some(), "{names:?}");
     for (at, expected, is_error) in [
-        (3, "\u{fffd}ok", false),
+        (3, "\u{fffd}ok\n[invalid_utf8: ", false),
         (4, "[cut: 1000 of 100000 bytes are shown]", false),
         (5, "output_too_large: ", true),
         (6, "program_timed_out: ", true),
@@ -107,6 +107,11 @@ async fn only_public_pages_and_allowed_hosts_are_fetched() {
     let fetched = results(enabled(&["fetch"]), deps, &[fetch(&format!("{}/page", pages.base))]).await;
     assert_eq!(fetched, [("HTTP 200 OK, text/plain\na page".into(), false)]);
     assert_eq!(pages.asked()[0].path, "/page");
+    let raw = Provider::answering(|_, _| Script::page(200, "text/plain", b"\xffok")).await;
+    let egress = EgressRules { allow: vec![raw.base.trim_start_matches("http://").parse().expect("a host")] };
+    let deps = LlmDeps { egress: Some(Egress::new(egress).expect("a client")), ..LlmDeps::default() };
+    let fetched = results(enabled(&["fetch"]), deps, &[fetch(&raw.base)]).await;
+    assert!(fetched[0].0.contains("\u{fffd}ok\n[invalid_utf8: "), "{fetched:?}");
 }
 
 #[tokio::test]

@@ -16,7 +16,10 @@ use tokio::{
     task::JoinHandle,
 };
 use windlass_agent::{Egress, EgressRules, Endpoint, HttpExecutor, config::Agents};
-use windlass_core::{AbandonReason, CancelOutcome, Disposition, HandlingMode, Record, RunEnd, Seq, TraceContext};
+use windlass_core::{
+    AbandonReason, CancelOutcome, Disposition, HandlingMode, Input, InputId, PeerConvention, ProgressPhase, Record,
+    RunEnd, Seq, Timestamp, TraceContext,
+};
 use windlass_runtime::{CompletionOutcome, ExecutorFactory, FeedItem, RuntimeSessionAdapter};
 
 /// What an endpoint does with one request.
@@ -26,6 +29,10 @@ enum Act {
     Say(Vec<u8>),
     /// Says this and holds the connection until the other side closes it.
     Hold(Vec<u8>),
+    /// Says this after a while.
+    Late(Duration, Vec<u8>),
+    /// Says a comment so many times, with a pause before each, and then this.
+    Ping(u32, Duration, Vec<u8>),
     /// Says this, then the second part again and again.
     Repeat(Vec<u8>, Vec<u8>),
     /// Says these one by one, each when the test lets it.
@@ -134,6 +141,18 @@ async fn play(mut stream: TcpStream, act: Act, closed: &Mutex<usize>) {
                 stream.write_all(&part).await.expect("it reads");
             }
         }
+        Act::Late(pause, bytes) => {
+            tokio::time::sleep(pause).await;
+            stream.write_all(&bytes).await.expect("it reads");
+        }
+        Act::Ping(times, pause, bytes) => {
+            stream.write_all(STREAM.as_bytes()).await.expect("it reads");
+            for _ in 0..times {
+                tokio::time::sleep(pause).await;
+                stream.write_all(b": still here\n\n").await.expect("it reads");
+            }
+            stream.write_all(&bytes).await.expect("it reads");
+        }
         Act::Repeat(first, again) => {
             let mut written = stream.write_all(&first).await;
             while written.is_ok() {
@@ -194,6 +213,12 @@ async fn answers_are_committed() {
     assert_eq!((&request.body["type"], &request.body["text"]), (&json!("run"), &json!("hello")));
     for nothing in [ok("{}"), Act::Say(b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n".to_vec())] {
         assert_eq!(outcome(nothing, |it| it).await.0, CompletionOutcome::CompletedWithoutResult);
+    }
+    // What is ignored counts for no event.
+    for ignored in [": still here\n\n", "data: {}\n\n", "event: ping\r\ndata: {}\r\n\r\n"] {
+        let said = format!("{}event: result\ndata: {{\"text\":\"done\"}}\n\n", ignored.repeat(2_000));
+        let (answered, _server) = outcome(events(&said), |it| Endpoint { answer_limit: 20_000, ..it }).await;
+        assert_eq!(result_text(answered), "done", "{ignored:?}");
     }
     let asks = ok(r#"{"text":"May I?","pending":{"tool_name":"ask_human","args":{}}}"#);
     let CompletionOutcome::CallbackPending(tool) = outcome(asks, |it| it).await.0 else { panic!("it asks") };
@@ -282,6 +307,73 @@ async fn whatever_it_answers_ends_in_a_typed_outcome() {
         assert!(error.starts_with(expected), "{what}: {error}");
         assert_eq!(server.requests().len(), requests, "{what}: {error}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_may_take_longer_than_the_stall_time_if_its_own_bounds_allow_it() {
+    let result = b"event: result\ndata: {\"text\":\"done\"}\n\n".to_vec();
+    let late = http("200 OK", JSON, r#"{"text":"done"}"#);
+    let minute = Duration::from_secs(60);
+    for act in [Act::Ping(9, minute, result), Act::Late(9 * minute, late)] {
+        let (answered, server) = outcome(act, |it| Endpoint { idle: 10 * minute, ..it }).await;
+        assert_eq!(result_text(answered), "done");
+        assert_eq!(server.requests().len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_the_endpoint_quotes_is_hidden() {
+    let token = "s3cr3t-0123456789";
+    let page = format!("no such key: Bearer {token}");
+    let shapeless = format!(r#"{{"text":["{token}"]}}"#);
+    let failed = format!("event: failed\ndata: {{\"error\":\"bad key {token}\"}}\n\n");
+    let cut = format!("{}{token}", "x".repeat(1020));
+    for (act, expected) in [
+        (Act::Say(http("401 Unauthorized", "", page)), "401 Unauthorized: no such key: Bearer ***"),
+        (ok(&shapeless), r#"{"text":["***"]}"#),
+        (ok(&format!(r#"{{"text":7,"error":"{token}"}}"#)), "***"),
+        (events(&failed), "bad key ***"),
+        (Act::Say(http("403 Forbidden", "", cut)), "x***…"),
+    ] {
+        let with_token = |mut endpoint: Endpoint| {
+            let mut value = reqwest::header::HeaderValue::try_from(format!("Bearer {token}")).expect("a header");
+            value.set_sensitive(true);
+            endpoint.headers.insert(reqwest::header::AUTHORIZATION, value);
+            endpoint
+        };
+        let (ended, server) = outcome(act, with_token).await;
+        assert!(server.requests()[0].header("authorization").contains(token));
+        let error = abandoned(ended);
+        assert!(error.contains(expected) && !error.contains(&token[..4]), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn what_was_told_before_stands_in_the_transcript() {
+    let server = Server::playing([ok(r#"{"text":"good day"}"#)]).await;
+    let adapter = executor(server.endpoint());
+    let session = session(&adapter, 1).await;
+    let convention = PeerConvention::ResponseProgress { request_id: "r".into(), phase: ProgressPhase::InProgress };
+    let id = InputId::from_uuid(uuid::Uuid::from_u128(7));
+    let aside = Input::peer(id, Timestamp::ZERO, "weather", convention, "it rains");
+    session.accept(aside).await.expect("an answer");
+    assert_eq!(result_text(offer(&session, 1, "hello").await.wait().await), "good day");
+    assert_eq!(server.requests()[0].body["context"][0]["text"], "it rains");
+    let messages = json!([
+        { "role": "user", "content": "it rains" },
+        { "role": "user", "content": "hello" },
+        { "role": "assistant", "content": "good day" },
+    ]);
+    let entries = adapter.store().read(session.id(), Seq::ZERO, 100).await.expect("entries");
+    let delta = entries.iter().find_map(|entry| match &entry.record {
+        Record::RunEnded(ended) => match &ended.end {
+            RunEnd::Completed { delta, .. } => delta.clone(),
+            _ => None,
+        },
+        _ => None,
+    });
+    let delta: Value = serde_json::from_str(delta.expect("a delta").get()).expect("JSON");
+    assert_eq!(delta["messages"], messages);
 }
 
 #[tokio::test]
@@ -485,8 +577,21 @@ async fn a_cancel_closes_the_connection_and_tells_the_cancel_url() {
     let requests = server.requests();
     assert_eq!(requests[1].line, "POST /cancel HTTP/1.1");
     assert_eq!((&requests[1].body["type"], &requests[1].body["run"]), (&json!("cancel"), &requests[0].body["run"]));
+    assert_eq!(requests[1].body["attempt"], 1);
     assert_eq!(requests[1].header("webhook-id"), format!("{}_cancel", requests[0].header("webhook-id")));
     assert!(requests.iter().all(|request| request.header("webhook-signature").starts_with("v1,")));
+}
+
+#[tokio::test]
+async fn an_attempt_that_takes_too_long_is_called_off_and_the_next_one_is_not() {
+    let server = Server::playing([Act::Hold(STREAM.into()), ok("{}"), ok(r#"{"text":"done"}"#)]).await;
+    let cancel_url = Some(format!("http://127.0.0.1:{}/cancel", server.port).parse().expect("a URL"));
+    let time_limit = Duration::from_millis(400);
+    let adapter = executor(Endpoint { cancel_url, time_limit, ..server.endpoint() });
+    assert_eq!(result_text(offer(&session(&adapter, 1).await, 1, "hello").await.wait().await), "done");
+    let said = server.requests().into_iter().map(|it| (it.body["type"].to_string(), it.body["attempt"].to_string()));
+    let expected = [("run", "1"), ("cancel", "1"), ("run", "2")];
+    assert_eq!(said.collect::<Vec<_>>(), expected.map(|(kind, attempt)| (format!("{kind:?}"), attempt.to_owned())));
 }
 
 #[tokio::test]

@@ -59,6 +59,7 @@ async fn tools_are_offered_with_the_effects_that_they_claim() {
     assert_eq!(
         names,
         [
+            "small__bolder",
             "small__changes",
             "small__die",
             "small__die_once",
@@ -110,14 +111,41 @@ async fn whatever_a_server_does_the_model_is_told_and_the_next_call_works() {
         assert!(said.starts_with("still ") && !failed, "after {name}: {said}");
         // Started again by somebody, it offers another tool under the same name.
         let restarted = fs::read_to_string(dir.path().join("starts")).expect("written").len() > 1;
-        let (said, failed) = call(&tools["small__changes"], json!({})).await;
-        let expected = if restarted { "mcp_tool_changed" } else { "changes at start 1" };
-        assert!(said.starts_with(expected) && failed == restarted, "after {name}: {said}");
+        for changed in ["changes", "bolder"] {
+            let (said, failed) = call(&tools[&format!("small__{changed}")], json!({})).await;
+            let expected = if restarted { "mcp_tool_changed".into() } else { format!("{changed} at start 1") };
+            assert!(said.starts_with(&expected) && failed == restarted, "{changed} after {name}: {said}");
+        }
     }
     let dir = tempfile::tempdir().expect("a folder");
     let tools = small(dir.path(), |_| {}).await.expect("tools");
     let (said, _) = call(&tools["small__huge"], json!({})).await;
     assert!(said.contains("[cut: 1048576 of 2097152 bytes are shown]"), "{}", &said[..100]);
+}
+
+#[tokio::test]
+async fn a_server_that_starts_slower_than_calls_may_take_is_there_for_a_later_one() {
+    if !has("python3") {
+        eprintln!("not shown: there is no python3");
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a folder");
+    let slow = |config: &mut McpConfig| {
+        config.timeout_seconds = 1;
+        config.env.insert("SLOW_AGAIN".into(), "2".into());
+    };
+    let tools = small(dir.path(), slow).await.expect("tools");
+    assert!(call(&tools["small__die"], json!({})).await.0.starts_with("mcp_outcome_unknown: "));
+    let mut said = call(&tools["small__echo"], json!({ "text": "still" })).await;
+    assert_eq!(said, ("its time is up".to_owned(), true));
+    for _ in 0..30 {
+        said = call(&tools["small__echo"], json!({ "text": "still" })).await;
+        if !said.1 {
+            break;
+        }
+    }
+    assert_eq!(said, ("still 2 keyed".to_owned(), false));
+    assert_eq!(fs::read_to_string(dir.path().join("starts")).expect("written"), "xx", "started again once");
 }
 
 #[tokio::test]

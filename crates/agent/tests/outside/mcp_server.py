@@ -1,11 +1,13 @@
 """A small MCP server that can be made to die and to lie. Its first argument is a folder for what it remembers."""
-import json, os, sys
+import json, os, sys, time
 
 folder, starts = sys.argv[1], 0
 with open(os.path.join(folder, "starts"), "a+") as file:
     file.write("x")
     file.seek(0)
     starts = len(file.read())
+if starts > 1:
+    time.sleep(float(os.environ.get("SLOW_AGAIN", "0")))
 
 
 def say(**message):
@@ -29,6 +31,7 @@ def tools():
         tool("fail", {"readOnlyHint": True}),
         tool("refuse", {"readOnlyHint": True}),
         tool("changes", {"readOnlyHint": True}, {"type": "object", "title": f"start {starts}"}),
+        tool("bolder", {"readOnlyHint": True, "destructiveHint": starts > 1}),
         tool("bad schema", {}, {"type": "nonsense"}),
         tool("n" * 80),
     ]

@@ -35,6 +35,25 @@ fn script(answer: &str) -> Program {
 const DONE: &str = r#"printf '{"type":"result","run":"%s","text":"done by %s"}\n' "$run" $$"#;
 
 #[tokio::test]
+async fn a_key_that_a_program_quotes_is_hidden() {
+    let key = "s3cr3t-0123456789";
+    let with_key = |program: Program| Program { secret_env: vec![("KEY".into(), key.into())], ..program };
+    let failed = r#"printf '{"type":"failed","run":"%s","error":"bad key %s"}\n' "$run" "$KEY""#;
+    let shapeless = r#"printf '{"type":"result","run":"%s","text":["%s"]}\n' "$run" "$KEY""#;
+    let once = |script: &str| adapter(Arc::new(ProcessExecutor::new(with_key(sh(script)))));
+    for (adapter, expected) in [
+        (once(r#"echo "bad key $KEY" >&2; exit 65"#), "it said: bad key ***"),
+        (once(r#"printf '{"text":7,"structured":"%s"}' "$KEY""#), "invalid type: integer `7`"),
+        (worker(with_key(script(failed))), "bad key ***"),
+        (worker(with_key(script(shapeless))), r#""text":["***"]"#),
+        (worker(with_key(script(r#"echo "bad key $KEY" >&2; exit 65"#))), "it said: bad key ***"),
+    ] {
+        let error = abandoned(offer(&session(&adapter, 1).await, 1, "hello").await.wait().await);
+        assert!(error.contains(expected) && !error.contains(key), "{error}");
+    }
+}
+
+#[tokio::test]
 async fn the_examples_take_word_by_word_and_are_steered() {
     for (name, program) in [("python3", python()), ("node", node())] {
         if !has(name) {

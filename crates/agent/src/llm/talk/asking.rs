@@ -2,6 +2,7 @@
 
 use super::{Live, Talk, millis, show};
 use crate::{
+    alive::alive,
     llm::{
         agent::Parts,
         dialect::{Answer, Piece, Question},
@@ -72,7 +73,7 @@ impl Talk<'_> {
         };
         let turn = self.turn;
         let mut live = |piece: Piece<'_>| show(turn, &Live::of(piece));
-        self.alive(model.ask(&question, &mut live)).await
+        alive(self.turn, model.ask(&question, &mut live)).await
     }
 
     /// Replaces all but the last messages by a summary. False if there is nothing to replace, or no summary.
@@ -119,7 +120,7 @@ impl Talk<'_> {
                 params: &config.params,
                 pictures: &HashMap::new(),
             };
-            match self.alive(model.ask(&question, &mut |_| ())).await {
+            match alive(self.turn, model.ask(&question, &mut |_| ())).await {
                 Err(error) if error.class == Class::Overflow && limit > SUMMARISED_AT_LEAST => limit /= 2,
                 answer => return answer,
             }

@@ -2,6 +2,7 @@
 
 use super::{Live, Talk, millis};
 use crate::{
+    alive::alive,
     ledger::Intent,
     llm::{
         config::OnAmbiguous,
@@ -113,7 +114,7 @@ impl Talk<'_> {
             calls
                 .push(Box::pin(async move { toolbox.call(prepared, &ToolContext { turn, effect_key, causes }).await }));
         }
-        let replies = self.alive(try_join_all(calls)).await?;
+        let replies = alive(self.turn, try_join_all(calls)).await?;
         self.fresh.spent.add(Spent { millis: millis(began), ..Spent::default() });
         for ((prepared, _), reply) in group.iter().zip(replies) {
             let call = prepared.call.id.clone();
