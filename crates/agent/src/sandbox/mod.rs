@@ -13,7 +13,7 @@
 //! | network | as its user | none, unless `network`; no Unix sockets either, for behind those stand other people's servers |
 //! | other processes | as its user | traces none; signals those it started (from Linux 6.12 on) |
 //! | system calls | all | none that mount, load modules, make namespaces, reach keys, BPF, io_uring, performance counters, the clock |
-//! | as root | with all capabilities | with none but `CAP_DAC_OVERRIDE` |
+//! | as root, which is logged as a warning | with all capabilities | with none but `CAP_DAC_OVERRIDE` |
 //!
 //! What `workspace` is not: a virtual machine. The kernel is shared, and so are processors and disk space; mode, owner
 //! and times of files outside can be changed by whoever owns them; the command lines of other processes can be read.
@@ -37,7 +37,7 @@ use std::{
     ffi::OsStr,
     path::{Path, PathBuf},
     process::Command,
-    sync::OnceLock,
+    sync::{Once, OnceLock},
 };
 
 /// By this name of itself an executable knows that it is started as a launcher.
@@ -46,6 +46,8 @@ const LAUNCHER: &str = "windlass-launch";
 const READY: &str = "ready ";
 /// What is started as a launcher.
 static EXECUTABLE: OnceLock<PathBuf> = OnceLock::new();
+/// Once is enough for all agents.
+static WARNING: Once = Once::new();
 
 /// The walls around a program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -194,17 +196,17 @@ impl Sandbox {
     /// [`SandboxError`] names the setting, or what the system lacks.
     pub fn check(&self, dir: Option<&Path>) -> Result<(), SandboxError> {
         let invalid = |field, problem: &str| Err(SandboxError::Invalid { field, problem: problem.into() });
+        WARNING.call_once(|| {
+            if rustix::process::geteuid().is_root() {
+                tracing::warn!("programs of agents run as root; run Windlass as a user of its own");
+            }
+        });
         if self.profile() == Profile::None {
             return match () {
                 () if self.network => invalid("network", "it is for profile = \"workspace\"; set that or remove it"),
                 () if !self.read.is_empty() => invalid("read", "it is for profile = \"workspace\"; remove it"),
                 () if !self.write.is_empty() => invalid("write", "it is for profile = \"workspace\"; remove it"),
-                () => {
-                    if rustix::process::geteuid().is_root() {
-                        tracing::warn!("an agent's programs run as root, with nothing around them but their limits");
-                    }
-                    Ok(())
-                }
+                () => Ok(()),
             };
         }
         if dir.is_none() {
