@@ -7,7 +7,7 @@ use super::message::{Asked, Compacted, Delta, Message, Role, Settings, Spent, To
 use crate::ledger::Ledger;
 use std::{collections::HashSet, sync::Arc};
 use windlass_core::{
-    Accepted, CompletionSeq, Entry, Record, RunBoundaryReceipt, RunEnd, RunId, Seq,
+    Accepted, CompletionSeq, Entry, JsonText, Record, RunBoundaryReceipt, RunEnd, RunId, Seq,
     render::{CoreRenderable, append},
 };
 use windlass_runtime::{Turn, comms::EnvelopeId, store::StoreError};
@@ -23,6 +23,8 @@ pub(crate) struct Conversation {
     after: Seq,
     /// Boundaries of this run up to this one were applied when they were committed.
     live: Option<(RunId, u64)>,
+    /// What this run's last boundary was to add, as it was written and as it was meant: known only when it is read.
+    last: Option<(RunId, JsonText, Delta)>,
     pub(crate) messages: Vec<Arc<Message>>,
     /// All that were ever said, also those that a summary stands for.
     pub(crate) count: u64,
@@ -77,10 +79,20 @@ impl Conversation {
         if self.live.is_some_and(|(run, sequence)| receipt.run_id == run && receipt.sequence <= sequence) {
             return;
         }
-        // Another executor may have had the session before; what it committed may not be for us to read.
-        if let Some(delta) = delta.as_ref().and_then(|delta| serde_json::from_str(delta.get()).ok()) {
+        let Some(written) = delta else { return };
+        let delta = match self.last.take() {
+            Some((run, last, delta)) if run == receipt.run_id && last == *written => Some(delta),
+            // Another executor may have had the session before; what it committed may not be for us to read.
+            _ => serde_json::from_str(written.get()).ok(),
+        };
+        if let Some(delta) = delta {
             self.apply(delta, receipt);
         }
+    }
+
+    /// Remembers what the last boundary of a run is to add, so that it need not be parsed when it is read.
+    pub(crate) fn expect(&mut self, run: RunId, written: JsonText, delta: Delta) {
+        self.last = Some((run, written, delta));
     }
 
     /// Applies a delta that was just committed.

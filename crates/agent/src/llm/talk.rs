@@ -68,6 +68,9 @@ impl<'a> Talk<'a> {
         if self.told > CompletionSeq::default() {
             self.turn.applied(self.told).await?;
         }
+        if let Some(written) = &output.boundary.delta {
+            self.conversation.expect(self.turn.run(), written.clone(), self.fresh);
+        }
         Ok((output, self.conversation))
     }
 
@@ -144,14 +147,15 @@ impl<'a> Talk<'a> {
             return Some(self.end(Terminal::CallbackPending(Arc::new(asked.tool))));
         };
         // The answer first: the model reads it as the result of what it did last.
-        let ended = self.decide(&asked, &inputs[at]);
+        let stopped = self.decide(&asked, &inputs[at]);
         self.hear(&inputs[..at]);
         self.hear(&inputs[at + 1..]);
-        ended
+        stopped.map(|terminal| self.end(terminal))
     }
 
-    /// What a person's answer decides. It is committed with the next boundary, and counts as given only then.
-    fn decide(&mut self, asked: &Asked, answer: &Accepted) -> Option<CoreApplyOutput> {
+    /// What a person's answer decides; some if it is to stop. It is committed with the next boundary, and counts as given
+    /// only then.
+    fn decide(&mut self, asked: &Asked, answer: &Accepted) -> Option<Terminal> {
         let words = said(&answer.input);
         self.fresh.resolved = true;
         self.fresh.spoken = true;
@@ -179,7 +183,7 @@ impl<'a> Talk<'a> {
                 Decision::Yes => {}
                 Decision::No => {
                     let result = RunResult::text("I have stopped, as told.");
-                    return Some(self.end(Terminal::Result(Arc::new(result))));
+                    return Some(Terminal::Result(Arc::new(result)));
                 }
                 Decision::Words => self.fresh.messages.extend(heard(answer)),
             },

@@ -2,9 +2,9 @@
 
 use crate::{
     provider::{BOTH, Provider, Speaks},
-    rig::{Bench, folder, input_id, session_id, told, with_tools, written},
+    rig::{Bench, config, deltas, folder, input_id, session_id, told, with_tools, written},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use std::{fs, time::Duration};
 use windlass_agent::llm::{Budget, LlmConfig, LlmDeps, OnAmbiguous, Price};
 use windlass_core::{HandlingMode, Input, Record, RunEnd, Timestamp};
@@ -47,6 +47,27 @@ async fn budgets_ask_and_go_on_or_stop_as_told() {
             let (_, _) = bench.asked("and hurry").await;
             assert!(told(provider.bodies().last().expect("asked")).contains(&"user: and hurry".to_owned()));
         }
+    }
+}
+
+#[tokio::test]
+async fn what_comes_with_a_stop_is_not_lost() {
+    for speaks in BOTH {
+        let provider = Provider::answering(move |_, _| speaks.says(&["ok"])).await;
+        let budget = Budget { steps: Some(0), ..Budget::default() };
+        let bench = Bench::new(&LlmConfig { budget, ..config(speaks, &provider) }).await;
+        bench.asked("go").await;
+        bench.session.hold().await.expect("held");
+        let event = Input::external_event(input_id(), Timestamp::ZERO, "clock", "tick", json!({ "body": "noon" }));
+        let told = bench.give(event.with_mode(HandlingMode::Steer)).await;
+        let stopped = bench.offer("no", HandlingMode::Steer).await;
+        bench.session.release().await.expect("released");
+        for completion in [told, stopped] {
+            let outcome = completion.wait().await;
+            assert!(format!("{outcome:?}").contains("I have stopped"), "{outcome:?}");
+        }
+        let committed = Value::from(deltas(&*bench.store).await).to_string();
+        assert!(committed.contains("noon"), "{speaks:?}: {committed}");
     }
 }
 
