@@ -20,12 +20,14 @@
 //! | any other exit, or killed by a signal | retryable, `executor_failed` |
 //! | program not found, or not executable | final, `executor_spawn_failed` |
 //! | not started for another reason | retryable, `executor_spawn_failed` |
+//! | its sandbox cannot be had | final, `sandbox_unavailable` |
+//! | found, and not to be started within its sandbox | final, `executor_refused` |
 //! | more output than allowed | killed; final, `result_too_large` |
 //! | output closed, program still running | killed; retryable, `executor_protocol_error` |
 //! | longer than its time limit | killed; retryable, `executor_timed_out` |
 //! | run cancelled, or attempt dropped | killed; whatever it did counts for nothing |
 //!
-//! Killed means: with its whole process group. A program that is silent for longer than the runtime's stall time is
+//! Killed means: with all that it has started. A program that is silent for longer than the runtime's stall time is
 //! taken for hung; a line on standard error now and then says that it is not.
 
 use crate::{

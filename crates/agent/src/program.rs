@@ -1,8 +1,8 @@
 //! How is one program run once, so that it can neither block, flood nor outlive its run?
 //!
 //! [`run`] feeds standard input while it reads standard output and error, so that no pipe can fill up and stop both
-//! sides. Output is capped, and the program's whole process group is killed when it ends, misbehaves, or when the
-//! future is dropped. What the output means is [`process`](crate::process)'s business.
+//! sides. Output is capped, and what the program has started is killed when it ends, misbehaves, or when the future is
+//! dropped; how far that reaches, [`sandbox`](crate::sandbox) says. What the output means is [`process`](crate::process)'s business.
 
 use crate::sandbox::{Profile, Sandbox, SandboxError};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};

@@ -15,7 +15,7 @@
 //! | not to be started | as for [`ProcessExecutor`](crate::ProcessExecutor), `executor_spawn_failed` | |
 //! | cancelled | nothing it still says is taken | kept if it ends the run within 2 s, else killed |
 //!
-//! Killed means: with its whole process group.
+//! Killed means: with all that it has started.
 
 mod keeper;
 mod link;
