@@ -60,7 +60,7 @@ impl PeerDirectory {
 
     /// What an HTTP server mounts: `POST /peers/v1/envelopes`.
     pub fn router(&self) -> Router {
-        Router::new().route(PATH, post(take)).with_state(Arc::clone(&self.shared))
+        Router::new().route(DOOR, post(take)).with_state(Arc::clone(&self.shared))
     }
 
     /// What came to the door so far.
@@ -70,7 +70,7 @@ impl PeerDirectory {
 }
 
 /// Where envelopes are posted, after the address of a peer.
-pub(crate) const PATH: &str = "/peers/v1/envelopes";
+pub const DOOR: &str = "/peers/v1/envelopes";
 
 impl Door {
     /// Answers when the receiver's session has the envelope on disk, or does not take it.
@@ -120,19 +120,26 @@ async fn take(State(door): State<Arc<Door>>, body: Body) -> Response {
             (StatusCode::ACCEPTED, Json(accepted)).into_response()
         }
         Err(refusal) => {
-            let (code, status) = (refusal.code(), refusal.status());
-            door.counts.refuse(code.clone());
-            let problem = json!({
-                "type": format!("https://windlass.dev/errors/{code}"),
-                "title": code,
-                "status": status,
-                "code": code,
-                "detail": refusal.to_string(),
-                "retryable": refusal.is_retryable(),
-            });
-            let status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_REQUEST);
-            (status, [(header::CONTENT_TYPE, "application/problem+json")], problem.to_string()).into_response()
+            door.counts.refuse(refusal.code());
+            refusal.into_response()
         }
+    }
+}
+
+/// What a door answers to who is not let in: a problem, as of RFC 9457.
+impl IntoResponse for PeerRefusal {
+    fn into_response(self) -> Response {
+        let (code, status) = (self.code(), self.status());
+        let problem = json!({
+            "type": format!("https://windlass.dev/errors/{code}"),
+            "title": code,
+            "status": status,
+            "code": code,
+            "detail": self.to_string(),
+            "retryable": self.is_retryable(),
+        });
+        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_REQUEST);
+        (status, [(header::CONTENT_TYPE, "application/problem+json")], problem.to_string()).into_response()
     }
 }
 

@@ -20,7 +20,8 @@ pub(crate) type Known = (PeerName, EnvelopeId);
 /// The envelopes that were let in and are still good.
 #[derive(Default)]
 pub(crate) struct LetIn {
-    verdicts: HashMap<Known, (u64, Verdict)>,
+    /// By sender, so that none takes the room of another.
+    verdicts: HashMap<PeerName, HashMap<EnvelopeId, (u64, Verdict)>>,
     by_end: BTreeSet<(u64, PeerName, EnvelopeId)>,
     /// Those of which the session has not said anything.
     open: HashMap<Receipt, (Known, watch::Sender<Option<Said>>)>,
@@ -38,31 +39,38 @@ pub(crate) enum Verdict {
 
 impl LetIn {
     /// What is known of this envelope.
-    pub(crate) fn get(&self, known: &Known) -> Option<&Verdict> {
-        self.verdicts.get(known).map(|(_, verdict)| verdict)
+    pub(crate) fn get(&self, (from, id): &Known) -> Option<&Verdict> {
+        self.verdicts.get(from)?.get(id).map(|(_, verdict)| verdict)
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.verdicts.len()
+    /// How many of this sender there are.
+    pub(crate) fn of(&self, from: &PeerName) -> usize {
+        self.verdicts.get(from).map_or(0, HashMap::len)
     }
 
     /// Remembers one that is in the inbox from now on.
-    pub(crate) fn insert(&mut self, known: Known, good_until: u64, receipt: Receipt) -> Verdict {
+    pub(crate) fn insert(&mut self, (from, id): Known, good_until: u64, receipt: Receipt) -> Verdict {
         let (sender, receiver) = watch::channel(None);
         let verdict = Verdict::Open(receiver);
-        self.by_end.insert((good_until, known.0.clone(), known.1));
-        self.verdicts.insert(known.clone(), (good_until, verdict.clone()));
-        self.open.insert(receipt, (known, sender));
+        self.by_end.insert((good_until, from.clone(), id));
+        self.verdicts.entry(from.clone()).or_default().insert(id, (good_until, verdict.clone()));
+        self.open.insert(receipt, ((from, id), sender));
         verdict
     }
 
-    /// The session has said what becomes of it.
+    /// The session has said what becomes of it. One that it may take later may come again.
     pub(crate) fn settle(&mut self, receipt: Receipt, said: Said) {
-        let Some((known, sender)) = self.open.remove(&receipt) else { return };
-        if let Some((_, verdict)) = self.verdicts.get_mut(&known) {
+        let Some(((from, id), sender)) = self.open.remove(&receipt) else { return };
+        if let Err(refusal) = &said
+            && refusal.is_transient()
+        {
+            if let Some(good_until) = self.forget(&from, id) {
+                self.by_end.remove(&(good_until, from, id));
+            }
+        } else if let Some((_, verdict)) = self.verdicts.get_mut(&from).and_then(|of| of.get_mut(&id)) {
             *verdict = Verdict::Settled(said.clone());
         }
-        // Nobody may be waiting any more; who asks again reads it here.
+        // Nobody may be waiting any more; who asks again reads it above.
         sender.send_replace(Some(said));
     }
 
@@ -72,8 +80,17 @@ impl LetIn {
             && *end <= now
             && let Some((_, from, id)) = self.by_end.pop_first()
         {
-            self.verdicts.remove(&(from, id));
+            self.forget(&from, id);
         }
+    }
+
+    fn forget(&mut self, from: &PeerName, id: EnvelopeId) -> Option<u64> {
+        let of = self.verdicts.get_mut(from)?;
+        let (good_until, _) = of.remove(&id)?;
+        if of.is_empty() {
+            self.verdicts.remove(from);
+        }
+        Some(good_until)
     }
 }
 

@@ -2,9 +2,9 @@
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
-use windlass_runtime::comms::PeerName;
+use windlass_runtime::comms::{InvalidPeerName, PeerName};
 
-/// The key of one session. Whoever has it speaks for the session.
+/// The key of one session, or of a process for all of its sessions. Whoever has it speaks for them.
 pub struct Identity {
     key: SigningKey,
     name: PeerName,
@@ -36,8 +36,45 @@ impl std::fmt::Debug for Identity {
     }
 }
 
-/// The key that a name spells, if it spells one.
+/// The key and, where several sessions are behind one key, which of them: `KEY#SESSION`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Address<'a> {
+    /// The key: `ed25519:` and base64.
+    pub key: &'a str,
+    /// The session.
+    pub session: Option<&'a str>,
+}
+
+impl<'a> Address<'a> {
+    /// Reads a name as an address. Whether its key is one is not looked at.
+    pub fn of(name: &'a PeerName) -> Address<'a> {
+        match name.as_str().split_once('#') {
+            Some((key, session)) => Address { key, session: Some(session) },
+            None => Address { key: name.as_str(), session: None },
+        }
+    }
+
+    /// Whether its key can be pinned.
+    pub fn has_key(self) -> bool {
+        decode(self.key).is_some()
+    }
+
+    /// The address as a name.
+    ///
+    /// # Errors
+    /// [`InvalidPeerName`]: it is too long for one.
+    pub fn to_name(self) -> Result<PeerName, InvalidPeerName> {
+        let Address { key, session } = self;
+        PeerName::new(session.map_or_else(|| key.to_owned(), |session| format!("{key}#{session}")))
+    }
+}
+
+/// The key that an address spells, if it spells one.
 pub(crate) fn verifying_key(name: &PeerName) -> Option<VerifyingKey> {
-    let bytes = STANDARD.decode(name.as_str().strip_prefix("ed25519:")?).ok()?;
+    decode(Address::of(name).key)
+}
+
+fn decode(key: &str) -> Option<VerifyingKey> {
+    let bytes = STANDARD.decode(key.strip_prefix("ed25519:")?).ok()?;
     VerifyingKey::from_bytes(&bytes.try_into().ok()?).ok()
 }

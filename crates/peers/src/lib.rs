@@ -9,9 +9,11 @@ mod directory;
 mod door;
 mod identity;
 mod peer;
+mod post;
 mod wire;
 
-pub use directory::PeerDirectory;
-pub use identity::Identity;
+pub use directory::{DOOR, PeerDirectory};
+pub use identity::{Address, Identity};
 pub use peer::{HttpPeer, HttpRules};
+pub use post::Postman;
 pub use wire::{MAX_ENVELOPE_BYTES, MAX_LIFE, MAX_SKEW, PeerRefusal, SignedEnvelope};

@@ -1,10 +1,11 @@
 //! How does one session write to peers in other processes, and take in what they write?
 
 use crate::{
-    directory::{Door, PATH, lock},
+    directory::{Door, lock},
     door::{LetIn, Verdict},
     identity::Identity,
-    wire::{PeerRefusal, SignedEnvelope},
+    post::Postman,
+    wire::PeerRefusal,
 };
 use async_trait::async_trait;
 use serde_json::json;
@@ -35,7 +36,7 @@ pub struct HttpRules {
     pub room: InboxRoom,
     /// How long one attempt to send may take; more than the eight seconds that a door may take to answer.
     pub send_limit: Duration,
-    /// Envelopes that are remembered while they are still good, so that none is let in twice.
+    /// Envelopes of one peer that are remembered while they are still good, so that none is let in twice.
     pub replay_window: usize,
 }
 
@@ -64,7 +65,7 @@ pub(crate) struct Inner {
     ingress: Ingress,
     door: Weak<Door>,
     inbox: Inbox,
-    client: reqwest::Client,
+    postman: Postman,
     state: Mutex<State>,
 }
 
@@ -76,8 +77,8 @@ struct State {
     /// Where its session keeps what it sends, once it has one.
     outbox: Option<Outbox>,
     asked: HashMap<EnvelopeId, Asked>,
-    /// Requests that were let in and have had no terminal response, and who asked.
-    owed: BTreeMap<EnvelopeId, PeerName>,
+    /// Requests that were let in and have had no terminal response, by who asked.
+    owed: HashMap<PeerName, BTreeSet<EnvelopeId>>,
     chains: Chains,
 }
 
@@ -86,6 +87,18 @@ struct Asked {
     of: PeerName,
     /// Ends it when its time is up.
     timer: AbortHandle,
+}
+
+impl State {
+    /// Whoever asked this has heard how it ended.
+    fn settle(&mut self, from: &PeerName, request: EnvelopeId) {
+        if let Some(owed) = self.owed.get_mut(from) {
+            owed.remove(&request);
+            if owed.is_empty() {
+                self.owed.remove(from);
+            }
+        }
+    }
 }
 
 impl Drop for Asked {
@@ -98,10 +111,8 @@ impl Inner {
     pub(crate) fn new(identity: Identity, rules: HttpRules, door: Weak<Door>) -> Inner {
         let ingress = Ingress { auth_required: true, silent_intents: rules.silent_intents.clone() };
         let inbox = Inbox::new(rules.room);
-        // Nobody has judged where a redirect leads, and what is signed here is for its receiver alone.
-        let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).no_proxy().build();
-        let client = client.expect("a client without files and proxies of its own has nothing that can fail");
-        Inner { identity, rules, ingress, door, inbox, client, state: Mutex::default() }
+        let postman = Postman::new(rules.send_limit);
+        Inner { identity, rules, ingress, door, inbox, postman, state: Mutex::default() }
     }
 
     pub(crate) fn name(&self) -> &PeerName {
@@ -120,7 +131,7 @@ impl Inner {
         let pin = state.pinned.get(&envelope.from).ok_or(PeerRefusal::Forbidden)?;
         let names = SenderNames { trusted: Some(&pin.name), ..SenderNames::default() };
         let candidate = self.ingress.classify(envelope, names).map_err(|_| PeerRefusal::Forbidden)?;
-        if state.let_in.len() >= self.rules.replay_window {
+        if state.let_in.of(&envelope.from) >= self.rules.replay_window {
             // Forgetting one that is still good would let it in again.
             return Err(PeerRefusal::Full);
         }
@@ -145,10 +156,11 @@ impl Inner {
             EnvelopeBody::Message { .. } => self.inbox.offer(candidate).map_err(no_room)?,
             EnvelopeBody::Request { .. } => {
                 let receipt = self.inbox.offer(candidate).map_err(no_room)?;
-                state.owed.insert(envelope.id, envelope.from.clone());
-                if state.owed.len() > OWED_KEPT {
-                    // Ids sort by creation: the oldest one's asker has given up long since.
-                    state.owed.pop_first();
+                let owed = state.owed.entry(envelope.from.clone()).or_default();
+                owed.insert(envelope.id);
+                if owed.len() > OWED_KEPT {
+                    // Ids sort by creation: it has given the oldest one up long since.
+                    owed.pop_first();
                 }
                 receipt
             }
@@ -256,48 +268,25 @@ impl Inner {
         }
     }
 
-    /// Posts an envelope once, signed anew. Answers when the receiver's session has it on disk, now or before.
+    /// Posts an envelope once. Answers when the receiver's session has it on disk, now or before.
     async fn post(&self, envelope: &Envelope) -> Result<(), SendError> {
         let now = self.door.upgrade().ok_or(SendError::Unsupported)?.clock.now();
         // Looked up each time: who was away may be back elsewhere.
         let pin = lock(&self.state).pinned.get(&envelope.to).cloned();
-        let TrustedPeer { name: to, address, .. } = pin.ok_or_else(|| SendError::PeerNotFound(envelope.to.clone()))?;
-        let bytes = SignedEnvelope::sign(envelope, &self.identity, now)
-            .map_err(|refusal| SendError::Validation(format!("{}: {refusal}", refusal.code())))?;
-        let url = format!("{}{PATH}", address.trim_end_matches('/'));
-        let response = match self.client.post(&url).timeout(self.rules.send_limit).body(bytes).send().await {
-            Ok(response) => response,
-            Err(error) if error.is_connect() || error.is_builder() => return Err(SendError::PeerOffline(to)),
-            Err(_) => return Err(SendError::Undecided(to)),
-        };
-        let status = response.status().as_u16();
-        let Ok(body) = answer(response).await else { return Err(SendError::Undecided(to)) };
-        let problem: Problem = serde_json::from_slice(&body).unwrap_or_default();
-        Err(match (status, problem.code.as_str(), &envelope.body) {
-            (202, ..) | (_, "peer_replay", _) => return Ok(()),
-            (_, "queue_full", _) => SendError::InboxFull(to),
-            (_, "gone", _) => SendError::InputClosed(to),
-            (_, "peer_unknown" | "forbidden_scope", _) => SendError::PeerNotSendable(to),
-            (_, "peer_audience", _) => SendError::PeerNotFound(to),
-            (_, "loop_detected", _) => SendError::LoopDetected { hops: envelope.hops, limit: MAX_HOPS },
-            (_, "session_state_conflict", EnvelopeBody::Response { in_reply_to, .. }) => {
-                SendError::RequestClosed(*in_reply_to)
-            }
-            (500.., ..) => SendError::Undecided(to),
-            (_, "", _) => SendError::Refused(Refusal {
-                code: "internal".into(),
-                reason: format!("{to} answered {status}, which is no peer's answer"),
-            }),
-            _ => SendError::Refused(Refusal { code: problem.code.into(), reason: problem.detail }),
-        })
+        let pin = pin.ok_or_else(|| SendError::PeerNotFound(envelope.to.clone()))?;
+        self.postman.post(envelope, &self.identity, &pin.name, &pin.address, now).await
     }
 
     /// A terminal response is on its way, or has arrived: nobody needs to be told when this session goes away.
-    fn answered(&self, body: &EnvelopeBody) {
+    fn answered(&self, to: &PeerName, body: &EnvelopeBody) {
         if let EnvelopeBody::Response { in_reply_to, status, .. } = body
             && status.is_terminal()
         {
-            lock(&self.state).owed.remove(in_reply_to);
+            let mut state = lock(&self.state);
+            let pinned = state.pinned.values().find(|pin| pin.name == *to || pin.key == *to);
+            if let Some(key) = pinned.map(|pin| pin.key.clone()) {
+                state.settle(&key, *in_reply_to);
+            }
         }
     }
 
@@ -323,11 +312,13 @@ impl Inner {
             for claim in claims {
                 state.let_in.settle(claim.receipt, Err(refusal.clone()));
                 // Hears it as the answer to its post.
-                state.owed.remove(&claim.candidate.interaction.id);
+                let interaction = &claim.candidate.interaction;
+                state.settle(&interaction.from_key, interaction.id);
             }
             std::mem::take(&mut state.owed)
         };
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        let owed = owed.into_iter().flat_map(|(to, ids)| ids.into_iter().map(move |id| (id, to.clone())));
         for (request, to) in owed {
             let (me, body) = (Arc::clone(self), failure(request, refusal));
             runtime.spawn(async move {
@@ -397,7 +388,7 @@ impl CommsRuntime for HttpPeer {
                 let answer = matches!(body, EnvelopeBody::Response { .. }).then(|| body.clone());
                 let receipt = self.inner.send(&to, body, &causes, id).await?;
                 if let Some(answer) = answer {
-                    self.inner.answered(&answer);
+                    self.inner.answered(&to, &answer);
                 }
                 Ok(receipt)
             }
@@ -437,7 +428,7 @@ impl CommsRuntime for HttpPeer {
         self.inner.inbox.acknowledge(&[claim.receipt]);
         let mut state = lock(&self.inner.state);
         state.let_in.settle(claim.receipt, Err(refusal.clone()));
-        state.owed.remove(&claim.candidate.interaction.id);
+        state.settle(&claim.candidate.interaction.from_key, claim.candidate.interaction.id);
         Ok(())
     }
 
@@ -450,34 +441,9 @@ impl CommsRuntime for HttpPeer {
     }
 }
 
-/// The most of a door's answer that is read. What is longer is none.
-const ANSWER_BYTES: usize = 64 << 10;
-
-/// What a door answers, as far as it is read.
-async fn answer(mut response: reqwest::Response) -> reqwest::Result<Vec<u8>> {
-    let mut body = Vec::new();
-    while body.len() <= ANSWER_BYTES
-        && let Some(chunk) = response.chunk().await?
-    {
-        body.extend_from_slice(&chunk);
-    }
-    if body.len() > ANSWER_BYTES {
-        body.clear();
-    }
-    Ok(body)
-}
-
-/// What a door says when it does not let something in.
-#[derive(Default, serde::Deserialize)]
-#[serde(default)]
-struct Problem {
-    code: String,
-    detail: String,
-}
-
 type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
-/// Requests without an answer that are remembered: more than a session works on at a time.
+/// Requests of one peer without an answer that are remembered: more than a session works on at a time.
 const OWED_KEPT: usize = 4096;
 
 fn no_room(error: InboxError) -> PeerRefusal {

@@ -30,9 +30,9 @@ pub struct SignedEnvelope {
     pub v: u8,
     /// The envelope.
     pub id: EnvelopeId,
-    /// The sender's key.
+    /// The sender's key, or address.
     pub from: PeerName,
-    /// The receiver's key.
+    /// The receiver's key, or address.
     pub to: PeerName,
     /// The chain it belongs to.
     pub chain: ChainId,
@@ -85,6 +85,9 @@ pub enum PeerRefusal {
     /// The request it answers is over, or was made to somebody else.
     #[error("the request does not wait for an answer of this sender")]
     RequestClosed,
+    /// The sender says more in a second than it may.
+    #[error("the sender posts too often; send the same envelope again later")]
+    TooOften,
     /// There is no room.
     #[error("the inbox is full; send the same envelope again later")]
     Full,
@@ -116,6 +119,7 @@ impl PeerRefusal {
             PeerRefusal::Forbidden => "forbidden_scope",
             PeerRefusal::Loop(_) => "loop_detected",
             PeerRefusal::RequestClosed => "session_state_conflict",
+            PeerRefusal::TooOften => "rate_limited",
             PeerRefusal::Full => "queue_full",
             PeerRefusal::Closed => "gone",
         })
@@ -123,7 +127,11 @@ impl PeerRefusal {
 
     /// Whether the same envelope may be let in later.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, PeerRefusal::Full | PeerRefusal::Undecided)
+        match self {
+            PeerRefusal::TooOften | PeerRefusal::Full | PeerRefusal::Undecided => true,
+            PeerRefusal::Session(refusal) => refusal.is_transient(),
+            _ => false,
+        }
     }
 
     /// Its HTTP status.
@@ -135,13 +143,13 @@ impl PeerRefusal {
             PeerRefusal::UnknownKey | PeerRefusal::Signature => 401,
             PeerRefusal::Audience | PeerRefusal::Expired | PeerRefusal::Forbidden => 403,
             PeerRefusal::Replay | PeerRefusal::RequestClosed => 409,
-            PeerRefusal::Full => 429,
+            PeerRefusal::TooOften | PeerRefusal::Full => 429,
             PeerRefusal::Closed => 410,
             PeerRefusal::Undecided => 503,
             PeerRefusal::Session(refusal) => match &*refusal.code {
                 "payload_too_large" => 413,
                 "session_state_conflict" | "idempotency_key_reused" | "input_id_reused" => 409,
-                "queue_full" => 429,
+                "queue_full" | "quota_exceeded" => 429,
                 _ => 422,
             },
         }

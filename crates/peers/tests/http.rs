@@ -172,6 +172,48 @@ async fn nothing_is_kept_of_what_is_refused_and_everything_is_counted() {
     assert_eq!((counters.refused("peer_replay"), counters.refused("peer_unknown")), (1, 2));
 }
 
+#[tokio::test]
+async fn what_a_session_has_no_room_for_may_come_again() {
+    let (_ada, bob) = two(HttpRules::default()).await;
+    bob.adapter.abort_comms_drains();
+    bob.adapter.wait_comms_drain(&this(2)).await;
+    let envelope = SignedEnvelope::sign(&from_ada(1, "hi", 0), &identity(1), NOW).unwrap();
+    for code in ["queue_full", "quota_exceeded"] {
+        let posted = tokio::spawn(posted(&bob, envelope.clone()));
+        let claims = some_claims(&bob).await;
+        let refusal = Refusal { code: code.into(), reason: "no room".into() };
+        bob.peer.refuse(&claims[0], &refusal).await.unwrap();
+        assert_eq!(posted.await.unwrap(), (429, code.to_owned()));
+    }
+    let posted = tokio::spawn(posted(&bob, envelope));
+    let claims = some_claims(&bob).await;
+    bob.peer.acknowledge(&[claims[0].receipt]).await.unwrap();
+    assert_eq!(posted.await.unwrap().0, 202, "there is room by now");
+}
+
+#[tokio::test]
+async fn one_peer_neither_takes_the_room_nor_the_ids_of_another() {
+    let (mut ada, mut bob) = two(HttpRules { replay_window: 1, ..HttpRules::default() }).await;
+    let mut carol = process(3, HttpRules::default()).await;
+    pin(&bob, "carol", identity(3).name(), &carol.address).await;
+    pin(&carol, "bob", identity(2).name(), &bob.address).await;
+    let id = EnvelopeId(uuid::Uuid::from_u128(7));
+    let ask = || CommsCommand::request(name("bob"), "sum", json!({})).under(id);
+    ada.peer.send(ask()).await.unwrap();
+    let full = ada.peer.send(CommsCommand::message(name("bob"), "more")).await;
+    assert_eq!(full, Err(SendError::InboxFull(name("bob"))), "as many of ada as are remembered");
+    carol.peer.send(ask()).await.unwrap();
+    for _ in 0..2 {
+        bob.runs.next().await.text("and will answer later");
+    }
+    bob.peer.send(CommsCommand::response(name("ada"), id, ResponseStatus::Completed, json!(2))).await.unwrap();
+    assert!(ada.runs.next().await.turn.primitive().text().contains("Status: completed"));
+    // Carol still waits for an answer to the request of that id, and hears that none comes.
+    bob.adapter.session(this(2)).await.unwrap().destroy().await.unwrap();
+    let told = tokio::time::timeout(Duration::from_secs(30), carol.runs.next()).await.expect("before the deadline");
+    assert!(told.turn.primitive().text().contains("Status: failed"));
+}
+
 /// The entries of an inbox, once there are any.
 async fn some_claims(process: &Process) -> Vec<Claim> {
     let some = async {

@@ -13,7 +13,7 @@ use super::{
 };
 use serde_json::json;
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
@@ -50,7 +50,7 @@ pub(super) struct MemberState {
     /// Its requests that have no terminal response yet.
     pub(super) asked: HashMap<EnvelopeId, Asked>,
     /// Requests to it that have none, and who asked.
-    pub(super) owed: HashMap<EnvelopeId, PeerName>,
+    pub(super) owed: HashSet<(PeerName, EnvelopeId)>,
     pub(super) chains: Chains,
 }
 
@@ -107,9 +107,10 @@ impl Network {
 
     fn ask(&self, sender: &Member, receiver: &Member, envelope: &Envelope, deadline: Instant) -> Result<(), SendError> {
         self.expect_answer(sender, envelope, deadline)?;
-        receiver.state().owed.insert(envelope.id, sender.name.clone());
+        let owed = (sender.name.clone(), envelope.id);
+        receiver.state().owed.insert(owed.clone());
         if let Err(error) = self.deliver(sender, receiver, envelope) {
-            receiver.state().owed.remove(&envelope.id);
+            receiver.state().owed.remove(&owed);
             lock(&self.deadlines).remove(&(deadline, sender.name.clone(), envelope.id));
             // If the receiver went away meanwhile, the answer to that is on its way, and it is one answer only.
             return if sender.state().asked.remove(&envelope.id).is_some() { Err(error) } else { Ok(()) };
@@ -169,7 +170,7 @@ impl Network {
             state.asked.remove(&request)
         };
         self.counts.take();
-        sender.state().owed.remove(&request);
+        sender.state().owed.remove(&(receiver.name.clone(), request));
         if let Some(asked) = asked {
             lock(&self.deadlines).remove(&(asked.deadline, receiver.name.clone(), request));
         }
@@ -209,7 +210,7 @@ impl Network {
         self.counts.end_for();
         lock(&self.deadlines).remove(&(asked.deadline, whose.clone(), request));
         if let Some(receiver) = lock(&self.members).get(&asked.of).cloned() {
-            receiver.state().owed.remove(&request);
+            receiver.state().owed.remove(&(whose.clone(), request));
         }
         if let Some(Err(InboxError::Closed)) = offered {
             tracing::debug!(peer = %whose, %request, "whoever asked takes nothing any more");
@@ -255,7 +256,7 @@ impl Network {
             self.tell_refused(member, &claim, refusal);
         }
         let owed: Vec<_> = member.state().owed.drain().collect();
-        for (request, whose) in owed {
+        for (whose, request) in owed {
             self.end_request(&whose, request, refusal);
         }
         let asked: Vec<_> = member.state().asked.drain().collect();
