@@ -19,6 +19,7 @@ mod journal;
 mod notation;
 mod operations;
 mod output;
+mod peers;
 mod place;
 mod policy;
 mod send;
@@ -85,6 +86,8 @@ enum Verb {
     Policy(policy::Verb),
     #[command(subcommand)]
     Token(token::Verb),
+    #[command(subcommand)]
+    Peers(peers::Verb),
     Chat(chat::Args),
     Demo(demo::Args),
     Journal(journal::Args),
@@ -150,6 +153,7 @@ fn run(verb: Verb) -> Result<(), Failure> {
         Verb::Agents(verb) => agents::run(&verb),
         Verb::Policy(verb) => policy::run(&verb),
         Verb::Token(verb) => token::run(&verb),
+        Verb::Peers(verb) => peers::run(&verb),
         Verb::Chat(args) => chat::run(args),
         Verb::Demo(args) => demo::run(&args),
         Verb::Journal(args) => journal::run(&args),

@@ -3,6 +3,7 @@
 //! Flags win over the environment, the environment over the file, the file over the defaults. The documentation of a
 //! field is its comment in the template. Unknown keys are refused, with their place.
 
+use crate::api;
 use confique::{Config as _, Layer as _, meta};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use std::{
@@ -38,6 +39,10 @@ pub struct Config {
     /// that an agent names, never here.
     #[config(default = {})]
     pub agents: BTreeMap<String, AgentConfig>,
+    /// Other servers whose sessions may be written to, and may write here: [peers.NAME] with `url`, `key` (what
+    /// `windlass peers id` prints there) and, for sessions of another tenant than `default`, `tenant`.
+    #[config(default = {})]
+    pub peers: BTreeMap<String, PeerConfig>,
     /// Connections by name, for those who call servers: `[profile.NAME]` with `url`, and `token_file` or `token`. The
     /// server itself has no use for them.
     #[serde(skip)]
@@ -70,6 +75,26 @@ pub struct ServerConfig {
     /// How long runs may take to end when the server is told to.
     #[config(default = 30)]
     pub drain_seconds: Seconds,
+    /// The file of the key by which other servers know this one. Made when it is first needed. Not set: peer.key beside
+    /// the store's file.
+    pub peer_key: Option<PathBuf>,
+}
+
+/// `[peers.NAME]`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PeerConfig {
+    /// Where it is, for example `https://berlin.example.com`.
+    pub url: String,
+    /// Its public key: `ed25519:` and base64.
+    pub key: String,
+    /// Whose sessions it may write to, and be written to by.
+    #[serde(default = "default_tenant")]
+    pub tenant: String,
+}
+
+fn default_tenant() -> String {
+    "default".to_owned()
 }
 
 /// `[store]`
@@ -285,6 +310,8 @@ impl Config {
     /// What can be told to be wrong before anything is opened.
     fn check(&self) -> Result<(), ConfigError> {
         Agents::new(self.agents.clone()).map_err(|error| invalid(format!("agents.{}", error.agent), &error.problem))?;
+        api::peers::remote::check(&self.peers)
+            .map_err(|error| invalid(format!("peers.{}", error.peer), &error.problem))?;
         let auth = &self.auth;
         let jwt = [&auth.jwt_issuer, &auth.jwt_audience, &auth.jwt_keys];
         if jwt.iter().any(|value| value.is_some()) && jwt.iter().any(|value| value.is_none()) {

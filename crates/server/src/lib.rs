@@ -25,6 +25,7 @@ pub mod testing;
 mod tls;
 mod trace;
 
+pub use api::peers::remote::{PeerInvalid, PeersError, peer_key};
 pub use auth::{Principal, Scope, Scopes, Tenant};
 pub use config::Config;
 pub use guard::{ClientIp, RequestId};

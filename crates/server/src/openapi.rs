@@ -67,7 +67,7 @@ use windlass_api::schema;
         runs::list, runs::get, runs::receipt, transcript::list, journal::list, events::session, events::several,
         operations::list, operations::register, operations::get, operations::wait, operations::complete,
         operations::fail, operations::progress, operations::cancel,
-        peers::list, peers::send,
+        peers::list, peers::send, peers::remote::take,
         policies::upload, policies::list, policies::get, policies::explain, policies::replay,
         blobs::upload, blobs::download, agents::list, agents::test,
         edge::create_token, edge::list_tokens, edge::revoke_token,

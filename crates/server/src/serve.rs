@@ -4,7 +4,10 @@
 //! streams closed, runs at a boundary or resumable, connections after their request, all within the grace time.
 
 use crate::{
-    api,
+    api::{
+        self,
+        peers::remote::{PeersError, Remotes},
+    },
     auth::{self, Jwt, JwtKeysError, Tokens},
     config::Config,
     guard::Guard,
@@ -74,6 +77,9 @@ pub enum ServeError {
     /// An agent is declared wrongly, which [`Config::load`] would have refused.
     #[error("config_invalid: {0}")]
     Agents(#[from] AgentInvalid),
+    /// The peers of the configuration cannot be used, or the server has no key for them.
+    #[error(transparent)]
+    Peers(#[from] PeersError),
     /// There is no place for the data.
     #[error("no_data_folder: {0}; set store.path")]
     NoFolder(String),
@@ -109,6 +115,7 @@ impl ServeError {
             | ServeError::Tls(_)
             | ServeError::JwtKeys(_)
             | ServeError::Agents(_)
+            | ServeError::Peers(_)
             | ServeError::NoFolder(_)
             | ServeError::Store(StoreError::Newer { .. }) => 78,
             ServeError::Store(StoreError::Locked { .. }) => 5,
@@ -229,6 +236,7 @@ impl ServerBuilder {
         if let Some(blobs) = self.blobs {
             runtime = runtime.blobs(blobs);
         }
+        let remotes = Remotes::of(&config.server, config.store.path.as_deref(), &config.peers)?;
         let state = AppState::new(Parts {
             adapter: runtime.build(),
             documents: self.documents,
@@ -241,7 +249,7 @@ impl ServerBuilder {
             draining: AtomicBool::new(false),
             tasks: TaskTracker::new(),
             health: Health::default(),
-            api: api::Api::new(&config.limits, policies),
+            api: api::Api::new(&config.limits, policies, remotes),
             config: config.clone(),
         });
         peers.open(&state);
@@ -454,10 +462,11 @@ fn places(config: &Config) -> Result<(PathBuf, PathBuf), ServeError> {
 /// # Errors
 /// [`ServeError`], whose exit code the process should end with. After [`ServeError::Interrupted`] it should end at
 /// once.
-pub async fn serve(config: Config, ready: impl FnOnce(SocketAddr)) -> Result<(), ServeError> {
+pub async fn serve(mut config: Config, ready: impl FnOnce(SocketAddr)) -> Result<(), ServeError> {
     // Before the store is touched: whoever listens there already may be writing it.
     let listener = listen(config.server.listen).await?;
     let (file, blob_folder) = places(&config)?;
+    config.store.path = Some(file.clone());
     let folder = file.parent().map(PathBuf::from).unwrap_or_default();
     std::fs::create_dir_all(&folder).map_err(|error| StoreError::Unavailable(error.to_string().into()))?;
     let metrics = Arc::new(Metrics::new().map_err(ServeError::Metrics)?);

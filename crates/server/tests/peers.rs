@@ -13,15 +13,17 @@ use windlass_agent::{
     llm::{DialectName, LlmConfig, OnAmbiguous, ToolsConfig},
 };
 use windlass_core::{Entry, InputBody, Record, Seq, SessionId};
+use windlass_peers::{Identity, SignedEnvelope};
 use windlass_runtime::{
     Clock as _, FeedItem, SystemClock,
-    comms::{ChainId, Envelope, EnvelopeBody, EnvelopeId, KeptEnvelope, PeerName, SendError},
+    comms::{ChainId, Envelope, EnvelopeBody, EnvelopeId, KeptEnvelope, PeerName, ResponseStatus, SendError},
     memory::MemoryStore,
     object_blobs::ObjectBlobs,
     store::Store,
 };
 use windlass_server::{
     Config, Server,
+    config::PeerConfig,
     testing::{Answer, TestServer},
 };
 use windlass_sqlite::{SqliteOptions, SqliteStore};
@@ -176,6 +178,75 @@ async fn what_was_kept_before_the_end_of_a_server_is_carried_by_the_next() {
     server.into_server().shutdown().await;
     let expected = [(json!("writer"), "[COMMS MESSAGE from writer]\ngood evening".to_owned())];
     assert_eq!(heard(&journal(&*store, "reader").await), expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_door_lets_in_what_a_pinned_server_may_say_and_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let (lyon, rome) = (Identity::from_seed(&[1; 32]), Identity::from_seed(&[2; 32]));
+    let mut config = TestServer::config();
+    config.server.peer_key = Some(folder.path().join("peer.key"));
+    config.limits.failed_auth_per_minute = 2.try_into().unwrap();
+    for (name, identity, tenant) in [("lyon", &lyon, "default"), ("rome", &rome, "acme")] {
+        let (url, key) = ("http://127.0.0.1:9".to_owned(), identity.name().to_string());
+        config.peers.insert(name.into(), PeerConfig { url, key, tenant: tenant.into() });
+    }
+    let key = windlass_server::peer_key(&config.server, None).unwrap();
+    let server = TestServer::with(TestServer::builder(config)).await;
+    create(&server, "reader", "builtin").await;
+    let message = |words: &str| EnvelopeBody::Message { body: words.into(), blocks: None, handling_mode: None };
+    let from_lyon = |n: u128, body: EnvelopeBody| Envelope {
+        id: EnvelopeId(uuid::Uuid::from_u128(n)),
+        from: name(&format!("{}#writer", lyon.name())),
+        to: name(&format!("{key}#reader")),
+        chain: ChainId::new(),
+        hops: 0,
+        body,
+    };
+    let post = async |envelope: &Envelope, identity: &Identity| {
+        let bytes = SignedEnvelope::sign(envelope, identity, SystemClock.now()).unwrap();
+        let answer = Answer::to(server.request(Method::POST, windlass_peers::DOOR).body(bytes)).await;
+        (answer.status, answer.code().to_owned())
+    };
+    let first = from_lyon(1, message("hi"));
+    for _ in 0..2 {
+        assert_eq!(post(&first, &lyon).await.0, 202, "posted again, it is taken once");
+    }
+    let other = |to: &str| Envelope { to: name(to), ..from_lyon(2, message("hi")) };
+    let picture = |source: Value| {
+        let block = json!({ "type": "image", "media_type": "image/png", "source": source });
+        let blocks = Some(vec![serde_json::from_value(block).unwrap()]);
+        EnvelopeBody::Message { body: "look".into(), blocks, handling_mode: None }
+    };
+    let blob = json!({ "source_type": "blob", "blob": "0".repeat(64), "bytes": 4 });
+    let url = json!({ "source_type": "url", "url": "https://example.org/a.png" });
+    let answer = EnvelopeBody::Response {
+        in_reply_to: EnvelopeId(uuid::Uuid::from_u128(1)),
+        status: ResponseStatus::Completed,
+        result: json!(1),
+        handling_mode: None,
+    };
+    let of_rome = Envelope { from: name(&format!("{}#writer", rome.name())), ..from_lyon(3, message("hi")) };
+    for (envelope, signed_by, status, code) in [
+        (of_rome, &rome, 403, "peer_audience"),
+        (other(&format!("{key}#nobody")), &lyon, 403, "peer_audience"),
+        (other(&key), &lyon, 403, "peer_audience"),
+        (other(rome.name().as_str()), &lyon, 403, "peer_audience"),
+        (Envelope { hops: 17, ..from_lyon(4, message("hi")) }, &lyon, 422, "loop_detected"),
+        (from_lyon(5, message(" dismiss ")), &lyon, 400, "schema_violation"),
+        (from_lyon(6, picture(blob)), &lyon, 400, "schema_violation"),
+        (from_lyon(7, picture(url)), &lyon, 202, ""),
+        (from_lyon(8, answer), &lyon, 409, "session_state_conflict"),
+        (from_lyon(9, message("hi")), &rome, 401, "peer_signature_invalid"),
+        (from_lyon(9, message("hi")), &rome, 401, "peer_signature_invalid"),
+        (from_lyon(9, message("hi")), &rome, 429, "rate_limited"),
+        (from_lyon(9, message("hi")), &lyon, 202, ""),
+    ] {
+        assert_eq!(post(&envelope, signed_by).await, (status, code.to_owned()), "{envelope:?}");
+    }
+    let inputs = server.get("/v1/sessions/reader/inputs").await;
+    let sources = inputs.body["items"].as_array().unwrap().iter().map(|input| input["source"]["peer_id"].clone());
+    assert_eq!(sources.collect::<Vec<_>>(), vec![json!("writer@lyon"); 3]);
 }
 
 /// Not a test by itself: the life of a child, when there is one.

@@ -5,6 +5,7 @@
 use serde_json::Value;
 use std::{
     io::{BufRead, BufReader, Read, Write},
+    net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     time::{Duration, Instant},
@@ -92,6 +93,11 @@ pub(crate) fn journal_of_has(dir: &Path, session: &str, text: &str) -> bool {
 pub(crate) fn signal(process: u32, name: &str) {
     let sent = Command::new("kill").args([&format!("-{name}"), &process.to_string()]).status().expect("kill runs");
     assert!(sent.success());
+}
+
+/// An address at which nobody listens.
+pub(crate) fn free_address() -> String {
+    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").to_string()
 }
 
 /// A server in a process of its own, killed when it is dropped.

@@ -124,11 +124,19 @@ impl Client {
         page.of(Call::new(self, Method::GET, &["v1", "sessions", session, "peers"])).read().await
     }
 
-    /// Writes to a peer in the name of a session.
+    /// Writes to a peer in the name of a session. The key makes a repetition recognisable, from another process too;
+    /// without one, each call makes its own.
     ///
     /// # Errors
-    /// `peer_unknown`, `loop_detected`.
-    pub async fn send_to_peer(&self, session: &str, message: &NewPeerMessage) -> Result<PeerMessageSent, ClientError> {
-        Call::new(self, Method::POST, &["v1", "sessions", session, "peers", "messages"]).json(message)?.read().await
+    /// `peer_unknown`, `loop_detected`, `idempotency_key_reused`; what the peer's session refuses it for.
+    pub async fn send_to_peer(
+        &self,
+        session: &str,
+        message: &NewPeerMessage,
+        key: Option<&str>,
+    ) -> Result<PeerMessageSent, ClientError> {
+        let key = key.map_or_else(|| uuid::Uuid::now_v7().to_string(), str::to_owned);
+        let call = Call::new(self, Method::POST, &["v1", "sessions", session, "peers", "messages"]);
+        call.key(&key).json(message)?.read().await
     }
 }

@@ -50,10 +50,11 @@ pub(crate) struct Api {
     uploads: places::Places,
     policies: Arc<PolicyBook>,
     incoming: peers::carry::Incoming,
+    remotes: peers::remote::Remotes,
 }
 
 impl Api {
-    pub(crate) fn new(limits: &LimitsConfig, policies: Arc<PolicyBook>) -> Api {
+    pub(crate) fn new(limits: &LimitsConfig, policies: Arc<PolicyBook>, remotes: peers::remote::Remotes) -> Api {
         let count = |limit: usize| u32::try_from(limit).unwrap_or(u32::MAX);
         Api {
             owners: reach::Owners::default(),
@@ -64,6 +65,7 @@ impl Api {
             uploads: places::Places::new("uploads", count(limits.uploads_per_token)),
             policies,
             incoming: peers::carry::Incoming::default(),
+            remotes,
         }
     }
 }
@@ -138,6 +140,7 @@ pub(crate) fn routes(routes: Routes) -> Routes {
         .route(post.clone(), "/v1/sessions/{session}/operations/{operation}/cancel", S::OpsWrite, operations::cancel)
         .route(get.clone(), "/v1/sessions/{session}/peers", S::PeersSend, peers::list)
         .route(post.clone(), "/v1/sessions/{session}/peers/messages", S::PeersSend, peers::send)
+        .route(post.clone(), windlass_peers::DOOR, S::Public, peers::remote::take)
         .route(get.clone(), "/v1/sessions/{session}/events", S::EventsRead, events::session)
         .route(get.clone(), "/v1/events", S::EventsRead, events::several)
         .route(put, "/v1/policies/{name}", S::ExecutorsAdmin, policies::upload)

@@ -14,6 +14,7 @@ pub use jwt::JwtKeysError;
 pub use principal::{Principal, Tenant};
 pub(crate) use routes::routes;
 pub use scope::{Scope, Scopes, UnknownScope};
+pub(crate) use token::random;
 pub use token::{NewToken, TOKENS, TokenId, TokenRow, Tokens};
 
 use crate::{

@@ -364,7 +364,7 @@ impl Known {
 }
 
 /// Thirty-two bytes that nobody can guess.
-fn random() -> Result<[u8; 32], Problem> {
+pub(crate) fn random() -> Result<[u8; 32], Problem> {
     let mut bytes = [0; 32];
     let source = rustls::crypto::aws_lc_rs::default_provider().secure_random;
     source.fill(&mut bytes).map_err(|_| Problem::internal("the source of randomness failed"))?;

@@ -56,13 +56,13 @@ impl Incoming {
 pub(super) async fn send(state: &AppState, sender: SessionId, command: CommsCommand) -> Result<SendReceipt, SendError> {
     let CommsCommand::Peer { to, body, causes, id } = command else { return Err(SendError::Unsupported) };
     body.validate().map_err(|error| SendError::Validation(error.to_string()))?;
-    let receiver = receiver(state, sender, &to).await?;
+    let (from, receiver) = addresses(state, sender, &to).await?;
     let (chain, hops) = state.api().incoming.chains().after(&body, &causes);
     // An answer ends something; only what asks for more can go round for ever.
     if hops > MAX_HOPS && !matches!(body, EnvelopeBody::Response { .. }) {
         return Err(SendError::LoopDetected { hops, limit: MAX_HOPS });
     }
-    let envelope = Envelope { id: id.unwrap_or_default(), from: key(sender), to: receiver, chain, hops, body };
+    let envelope = Envelope { id: id.unwrap_or_default(), from, to: receiver, chain, hops, body };
     let outbox = state.adapter().outbox(sender);
     let kept = KeptEnvelope::new(envelope.clone(), to, SystemClock.now(), WITHIN).repeated(id.is_some());
     let arrival = outbox.send(kept.clone(), carrier(state, kept)).await?;
@@ -107,47 +107,63 @@ fn carrier(
     }
 }
 
-/// The key of whom a session means.
-async fn receiver(state: &AppState, sender: SessionId, to: &PeerName) -> Result<PeerName, SendError> {
+/// Under which keys the sender and whom it means know each other.
+async fn addresses(state: &AppState, sender: SessionId, to: &PeerName) -> Result<(PeerName, PeerName), SendError> {
     let unknown = || SendError::PeerNotFound(to.clone());
-    let tenant = owner(state, sender, to).await?.ok_or_else(unknown)?.tenant().clone();
-    let (session, _) =
-        windlass_api::parse_session(tenant.in_profile().as_deref(), to.as_str()).map_err(|_| unknown())?;
-    let found = owner(state, session, to).await?.filter(|owner| *owner.tenant() == tenant);
-    found.map(|_| key(session)).ok_or_else(unknown)
+    let from = owner(state, sender, to).await?.ok_or_else(unknown)?;
+    if to.as_str().contains('@') {
+        return state.api().remotes.addresses(from.tenant(), &from.called(sender), to).ok_or_else(unknown);
+    }
+    let tenant = from.tenant().in_profile();
+    let (session, _) = windlass_api::parse_session(tenant.as_deref(), to.as_str()).map_err(|_| unknown())?;
+    let found = owner(state, session, to).await?.filter(|owner| owner.tenant() == from.tenant());
+    found.map(|_| (key(sender), key(session))).ok_or_else(unknown)
 }
 
-/// Brings an envelope into its receiver's journal.
+/// Brings an envelope into its receiver's journal, here or there.
 async fn deliver(state: &AppState, kept: &KeptEnvelope) -> Result<(), SendError> {
     let KeptEnvelope { envelope, peer, .. } = kept;
     let unknown = || SendError::PeerNotFound(peer.clone());
-    let session = |key: &PeerName| key.as_str().parse::<SessionId>().map_err(|_| unknown());
-    let (from, to) = (session(&envelope.from)?, session(&envelope.to)?);
+    let here = |key: &PeerName| key.as_str().parse::<SessionId>().ok();
+    let (Some(from), Some(session)) = (here(&envelope.from), here(&envelope.to)) else {
+        return state.api().remotes.post(envelope, peer).await;
+    };
     let sender = owner(state, from, peer).await?.ok_or_else(unknown)?;
-    let receiver = owner(state, to, peer).await?.filter(|receiver| receiver.tenant() == sender.tenant());
-    let tenant = receiver.ok_or_else(unknown)?.tenant().clone();
     let (name, runtime_id) = (sender.called(from), from.to_string());
-    let names = SenderNames { trusted: Some(&name), registered: None, runtime_id: Some(&runtime_id) };
-    admit(state, &tenant, to, envelope, names, |asked| asked == &envelope.from).await
+    let received = Received {
+        envelope,
+        names: SenderNames { trusted: Some(&name), registered: None, runtime_id: Some(&runtime_id) },
+        tenant: sender.tenant(),
+        session,
+        may_answer: &|asked| *asked == envelope.from,
+    };
+    admit(state, received).await
 }
 
-/// Admits an envelope into its receiver's session. `may_answer` says whether its sender speaks for whom a request was
-/// sent to.
+/// An envelope for a session of this server.
+pub(super) struct Received<'a> {
+    pub(super) envelope: &'a Envelope,
+    /// What its sender is called here.
+    pub(super) names: SenderNames<'a>,
+    /// Whose session it is for.
+    pub(super) tenant: &'a Tenant,
+    pub(super) session: SessionId,
+    /// Whether its sender speaks for whom a request was sent to.
+    pub(super) may_answer: &'a (dyn Fn(&PeerName) -> bool + Sync),
+}
+
+/// Admits an envelope into its receiver's session.
 ///
 /// # Errors
 /// [`SendError`]: it is not admitted, or that cannot be told.
-pub(super) async fn admit(
-    state: &AppState,
-    tenant: &Tenant,
-    receiver: SessionId,
-    envelope: &Envelope,
-    names: SenderNames<'_>,
-    may_answer: impl Fn(&PeerName) -> bool,
-) -> Result<(), SendError> {
+pub(super) async fn admit(state: &AppState, received: Received<'_>) -> Result<(), SendError> {
+    let Received { envelope, names, tenant, session, may_answer } = received;
     let to = &envelope.to;
-    let session = state.adapter().session(receiver).await.map_err(|error| undone(error, to))?;
+    let unknown = || SendError::PeerNotFound(to.clone());
+    owner(state, session, to).await?.filter(|owner| owner.tenant() == tenant).ok_or_else(unknown)?;
+    let handle = state.adapter().session(session).await.map_err(|error| undone(error, to))?;
     if let EnvelopeBody::Response { in_reply_to, .. } = &envelope.body {
-        let asked = state.adapter().outbox(receiver).kept().await.map_err(|error| undone(error, to))?;
+        let asked = state.adapter().outbox(session).kept().await.map_err(|error| undone(error, to))?;
         let is_asked = |kept: &KeptEnvelope| {
             let is_request = matches!(kept.envelope.body, EnvelopeBody::Request { .. });
             kept.envelope.id == *in_reply_to && is_request && may_answer(&kept.envelope.to)
@@ -167,7 +183,7 @@ pub(super) async fn admit(
             _ => SendError::Undecided(to.clone()),
         });
     }
-    match session.accept(input).await.map_err(|error| undone(error, to))? {
+    match handle.accept(input).await.map_err(|error| undone(error, to))? {
         AcceptOutcome::Accepted { .. } | AcceptOutcome::Deduplicated { .. } => {}
         AcceptOutcome::Rejected { reason: RejectReason::IdempotencyConflict { .. } } => match &envelope.body {
             EnvelopeBody::Response { in_reply_to, .. } => return Err(SendError::RequestClosed(*in_reply_to)),

@@ -1,6 +1,7 @@
 //! How does a session write to another one over HTTP?
 
 pub(crate) mod carry;
+pub(crate) mod remote;
 
 use super::{
     Named, PageQuery, check,
