@@ -56,7 +56,7 @@ pub struct UpdateSession {
     /// Whether its peers are heard while it has no executor.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keep_alive: Option<bool>,
-    /// Its policy; `null` for the built-in one. Holds from the session's next opening.
+    /// Its policy; `null` for the built-in one. Holds for what is admitted from now on.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<crate::schema::PolicyRef>))]
     pub policy: Option<Option<String>>,

@@ -5,6 +5,7 @@
 
 use crate::{
     failure::Failure,
+    place::Place,
     settings::{ConfigFile, Profile},
 };
 use std::path::PathBuf;
@@ -37,6 +38,17 @@ impl Connection {
     pub(crate) fn of_environment() -> Connection {
         let text = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
         Connection::of(text("WINDLASS_URL"), text("WINDLASS_PROFILE"), ConfigFile::of_environment())
+    }
+
+    /// Whether a server is meant rather than the data in a folder: one that was named; or the default profile's, unless a
+    /// folder was named.
+    pub(crate) fn is_meant(&self, place: &Place) -> Result<bool, Failure> {
+        Ok(self.is_named() || (place.named_store().is_none() && self.config.default_profile()?.is_some()))
+    }
+
+    /// The configuration that profiles are read from.
+    pub(crate) fn config(&self) -> &ConfigFile {
+        &self.config
     }
 
     /// Whether a server was named, rather than taken for granted.

@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 use windlass::{
-    SqliteOptions, SqliteStore, StoreError,
+    SqliteStore, StoreError,
     agent::sandbox::{Profile, Sandbox},
 };
 
@@ -143,8 +143,8 @@ fn store(file: &Path) -> Vec<Finding> {
             Err(error) => wrong("store", &error.into()),
         });
         // Taking the lock is the only way to ask who holds it; it is let go at once.
-        findings.push(match SqliteStore::open(file, SqliteOptions::default()) {
-            Ok(_) => ok("lock", "free: no server runs on this store"),
+        findings.push(match windlass::sqlite::try_lock(file) {
+            Ok(()) => ok("lock", "free: no server runs on this store"),
             Err(error @ StoreError::Locked { .. }) => ok("lock", error.to_string()),
             Err(error) => wrong("lock", &error.into()),
         });

@@ -47,12 +47,12 @@ struct Document {
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
-    if args.ask.connection.is_named() {
+    if args.ask.connection.is_meant(&args.place)? {
         let explanation = args.ask.of(async |client| client.explain(&args.session, &args.input).await)?;
         return args.ask.format.tell(&explanation, tell_of_server);
     }
     let session = session_id(&args.session);
-    let file = args.place.existing_store()?;
+    let file = args.place.existing_store_of(args.ask.connection.config())?;
     let document = crate::runtime()?.block_on(async {
         let store = journal::open(&file, session, &args.session).await?;
         let input = find(&store, session, args).await?;

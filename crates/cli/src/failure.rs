@@ -214,8 +214,9 @@ mod tests {
     #[test]
     fn an_error_is_one_line_and_its_advice_another() {
         let newer = Failure::from(StoreError::Newer { found: 9, known: 1 });
-        let mut text = Vec::new();
+        let mut text = anstream::StripStream::new(Vec::new());
         newer.write(&mut text).expect("memory takes every byte");
+        let text = text.into_inner();
         let text = String::from_utf8(text).expect("text");
         assert_eq!(newer.exit, Exit::Config);
         let lines: Vec<&str> = text.lines().collect();

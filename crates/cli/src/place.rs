@@ -1,6 +1,6 @@
 //! Where is the data, and which session is meant?
 
-use crate::{failure::Failure, settings};
+use crate::{failure::Failure, settings::ConfigFile};
 use etcetera::BaseStrategy;
 use std::path::{Path, PathBuf};
 use windlass::SessionId;
@@ -32,9 +32,14 @@ impl Place {
 
     /// The store's file; it need not exist. Without a folder it is the one that a server would open.
     pub(crate) fn store(&self) -> Result<PathBuf, Failure> {
+        self.store_of(&ConfigFile::of_environment())
+    }
+
+    /// The same, of a server with this configuration.
+    pub(crate) fn store_of(&self, config: &ConfigFile) -> Result<PathBuf, Failure> {
         match self.named_store() {
             Some(file) => Ok(file),
-            None => match settings::store_path()? {
+            None => match config.store_path()? {
                 Some(file) => Ok(file),
                 None => Ok(store_file(&self.folder()?)),
             },
@@ -43,7 +48,12 @@ impl Place {
 
     /// The store's file, which must exist: reading verbs create nothing.
     pub(crate) fn existing_store(&self) -> Result<PathBuf, Failure> {
-        let file = self.store()?;
+        self.existing_store_of(&ConfigFile::of_environment())
+    }
+
+    /// The same, of a server with this configuration.
+    pub(crate) fn existing_store_of(&self, config: &ConfigFile) -> Result<PathBuf, Failure> {
+        let file = self.store_of(config)?;
         if file.is_file() {
             Ok(file)
         } else {

@@ -25,8 +25,8 @@ pub(crate) struct Args {
 pub(crate) struct Settings {
     #[command(flatten)]
     pub(crate) place: Place,
-    /// The store, instead of --dir
-    #[arg(long, value_name = "sqlite:FILE", conflicts_with = "dir", value_parser = sqlite)]
+    /// The store; wins over --dir
+    #[arg(long, value_name = "sqlite:FILE", value_parser = sqlite)]
     store: Option<PathBuf>,
     /// Where to listen [default: 127.0.0.1:7420]; other addresses than loopback need a token, and TLS or a proxy
     #[arg(long, value_name = "ADDRESS:PORT")]

@@ -98,7 +98,7 @@ struct Set {
     /// Whether to hear peers while it has no executor
     #[arg(long, value_name = "BOOL")]
     keep_alive: Option<bool>,
-    /// Its policy from its next opening on: a name, or name@version
+    /// Its policy from now on: a name, or name@version
     #[arg(long, value_name = "POLICY")]
     policy: Option<String>,
     /// The built-in policy

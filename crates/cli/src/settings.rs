@@ -83,6 +83,13 @@ impl ConfigFile {
         Ok(())
     }
 
+    /// The store that a server of this configuration would open, if it says so.
+    pub(crate) fn store_path(&self) -> Result<Option<PathBuf>, Failure> {
+        let env = std::env::var("WINDLASS_STORE__PATH").map(|path| ("WINDLASS_STORE__PATH".to_owned(), path));
+        let sources = Sources { file: self.path()?, env: env.into_iter().collect(), flags: Vec::new() };
+        Ok(Config::load(&sources)?.store.path)
+    }
+
     fn profiles(&self) -> Result<(Option<PathBuf>, BTreeMap<String, Profile>), Failure> {
         #[derive(Deserialize)]
         struct Profiles {
@@ -96,14 +103,6 @@ impl ConfigFile {
             .map_err(|error| Failure::config(format!("{}: {error}", file.display())).hint("windlass config check"))?;
         Ok((Some(file), profiles.profile))
     }
-}
-
-/// The store that a server of this configuration would open, if it says so.
-pub(crate) fn store_path() -> Result<Option<PathBuf>, Failure> {
-    let file = ConfigFile::of_environment().path()?;
-    let env = std::env::var("WINDLASS_STORE__PATH").map(|path| ("WINDLASS_STORE__PATH".to_owned(), path));
-    let sources = Sources { file, env: env.into_iter().collect(), flags: Vec::new() };
-    Ok(Config::load(&sources)?.store.path)
 }
 
 /// Where a configuration is looked for, in this order.

@@ -10,8 +10,7 @@ pub(crate) struct Args {
     /// The sessions: ids or names
     #[arg(required = true, add = completion::sessions())]
     session: Vec<String>,
-    /// Begin after this position: 0 for the beginning, or what a tail before said with --json
-    /// [default: one session now, several at their beginning]
+    /// Begin after this position of the one session: 0 for the beginning [default: what comes from now on]
     #[arg(long, value_name = "POSITION")]
     after: Option<String>,
     /// End after so many entries

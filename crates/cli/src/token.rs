@@ -11,12 +11,15 @@ use crate::{
     place::Place,
 };
 use std::{sync::Arc, time::Duration};
-use windlass::{Clock as _, SqliteOptions, SqliteStore, StoreError, SystemClock};
+use windlass::{SqliteOptions, SqliteStore, StoreError, SystemClock};
 use windlass_client::{
     Client, ExposeSecret as _, Paging,
     api::{CreateToken, CreatedToken, Page, TokenView},
 };
-use windlass_server::auth::{NewToken, Scopes, Tenant, TokenId, Tokens};
+use windlass_server::{
+    Code,
+    auth::{NewToken, TokenId, Tokens},
+};
 
 /// Make, list and revoke tokens
 #[derive(clap::Subcommand)]
@@ -85,10 +88,10 @@ enum Reached {
 
 impl At {
     async fn reach(&self) -> Result<Reached, Failure> {
-        if self.connection.is_named() {
+        if self.connection.is_meant(&self.place)? {
             return Ok(Reached::Server(self.connection.client()?));
         }
-        let file = self.place.store()?;
+        let file = self.place.store_of(self.connection.config())?;
         if let Some(folder) = file.parent() {
             std::fs::create_dir_all(folder)?;
         }
@@ -119,33 +122,18 @@ pub(crate) fn run(verb: &Verb) -> Result<(), Failure> {
 }
 
 async fn create(args: &Create) -> Result<CreatedToken, Failure> {
-    let scopes = if args.scope.is_empty() { vec!["*".to_owned()] } else { args.scope.clone() };
+    let token = CreateToken {
+        name: args.name.clone(),
+        tenant: args.tenant.clone(),
+        scopes: if args.scope.is_empty() { vec!["*".to_owned()] } else { args.scope.clone() },
+        session_prefix: args.session_prefix.clone(),
+        expires_in: args.expires_in.map(|time| time.as_secs().max(1)),
+    };
     match args.at.reach().await? {
-        Reached::Server(client) => {
-            let expires_in = args.expires_in.map(|time| time.as_secs().max(1));
-            let token = CreateToken {
-                name: args.name.clone(),
-                tenant: args.tenant.clone(),
-                scopes,
-                session_prefix: args.session_prefix.clone(),
-                expires_in,
-            };
-            Ok(client.create_token(&token).await?)
-        }
+        Reached::Server(client) => Ok(client.create_token(&token).await?),
         Reached::Store(tokens) => {
-            let scopes: Scopes = scopes.join(" ").parse().map_err(usage)?;
-            let tenant = match &args.tenant {
-                Some(name) => Tenant::parse(name).ok_or_else(|| usage("a tenant is 1 to 64 of A-Z a-z 0-9 _ -"))?,
-                None => Tenant::default(),
-            };
-            let token = NewToken {
-                name: args.name.clone(),
-                tenant,
-                scopes,
-                prefix: args.session_prefix.clone(),
-                expires_at: args.expires_in.map(|time| SystemClock.now() + time),
-            };
-            let (row, secret) = tokens.create(token).await.map_err(|problem| refused(&problem))?;
+            let new = NewToken::of_operator(token, tokens.is_empty()).map_err(|problem| refused(&problem))?;
+            let (row, secret) = tokens.create(new).await.map_err(|problem| refused(&problem))?;
             Ok(CreatedToken { token: secret.expose_secret().to_owned(), view: row.into() })
         }
     }
@@ -192,10 +180,7 @@ async fn revoke(args: &Revoke) -> Result<(), Failure> {
     }
 }
 
-fn usage(message: impl std::fmt::Display) -> Failure {
-    Failure::new(Exit::Usage, message)
-}
-
 fn refused(problem: &windlass_server::Problem) -> Failure {
-    Failure::told(Exit::Failed, &problem.to_string())
+    let exit = if problem.code() == Code::SchemaViolation { Exit::Rejected } else { Exit::Failed };
+    Failure::told(exit, &problem.to_string())
 }

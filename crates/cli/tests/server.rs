@@ -277,6 +277,48 @@ fn tokens_are_made_before_the_server_and_through_it_and_end_at_once() {
 }
 
 #[test]
+fn a_token_goes_where_the_configuration_says() {
+    let dir = folder();
+    let config = dir.path().join("w.toml");
+    let store = dir.path().join("elsewhere/windlass.db");
+    std::fs::write(&config, format!("[store]\npath = {store:?}\n")).expect("a file");
+    let here = |arguments: &[&str]| {
+        let mut command = windlass(dir.path());
+        command.env_remove("WINDLASS_DIR").env("XDG_DATA_HOME", dir.path().join("data"));
+        run(command.args(arguments).arg("--config").arg(&config))
+    };
+    assert_eq!(here(&["token", "create"]).code, Some(0));
+    assert!(store.is_file() && !dir.path().join("data").exists(), "in the store that the server would open");
+    for (refused, told) in [
+        (&["token", "create", "--scope", "everything"][..], "scopes"),
+        (&["token", "create", "--session-prefix", "no prefix"], "session_prefix"),
+        (&["token", "create", "--expires-in", "999999h"], "expires_in"),
+    ] {
+        let said = here(refused);
+        assert!(said.code == Some(6) && said.err.contains(told), "as over HTTP: {refused:?} {said:?}");
+    }
+    // A server that is meant is asked: it is not there.
+    std::fs::write(&config, "[profile.default]\nurl = \"http://127.0.0.1:9\"\n").expect("a file");
+    assert_eq!(here(&["token", "ls"]).code, Some(8));
+    assert_eq!(here(&["explain", "demo", "0190b8a0-1111-7222-8333-444455556666"]).code, Some(8));
+}
+
+#[test]
+fn a_store_that_is_named_wins_over_a_folder_of_the_environment() {
+    let dir = folder();
+    let store = format!("sqlite:{}", dir.path().join("named.db").display());
+    let server = Served::listening(dir.path(), "127.0.0.1:0", &["--store", &store]);
+    server.run(&["send", "demo", "hello", "--wait"]);
+    assert_eq!(server.terminated(), Some(0));
+    assert!(dir.path().join("named.db").is_file() && !dir.path().join("windlass.db").exists());
+    // A folder that cannot be made is a matter of the configuration.
+    std::fs::write(dir.path().join("file"), "").expect("a file");
+    let nowhere = dir.path().join("file/below");
+    let said = run(windlass(dir.path()).args(["serve", "--listen", "127.0.0.1:0", "--dir"]).arg(&nowhere));
+    assert!(said.code == Some(78) && said.err.contains(&nowhere.display().to_string()), "{said:?}");
+}
+
+#[test]
 fn a_backup_beside_a_server_restores_what_was_accepted() {
     let dir = folder();
     let server = Served::start(dir.path());

@@ -94,6 +94,12 @@ impl ClientError {
         }
     }
 
+    /// Whether the same call may fare better without anybody deciding anew: a policy that refuses has decided.
+    pub(crate) fn passes(&self) -> bool {
+        let decided = matches!(self, ClientError::Problem { problem, .. } if problem.code == "rejected_by_policy");
+        self.is_transient() && !decided
+    }
+
     /// Whether it is certain that the call changed nothing.
     pub(crate) fn nothing_happened(&self) -> bool {
         matches!(self, ClientError::Settings(_) | ClientError::Unreachable { sent: false, .. })

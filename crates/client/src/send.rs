@@ -88,8 +88,10 @@ impl Client {
     /// Dropping the future drops the wait, not the input.
     ///
     /// # Errors
-    /// [`ClientError::Unreachable`] at once if nobody answers to begin with; once the input may have arrived, only
-    /// [`ClientError::WaitTimedOut`] at the deadline. What the session refuses, as for [`Client::send`].
+    /// [`ClientError::Unreachable`] at once if nobody answers to begin with. Once it may have arrived it is sent again, under
+    /// its key, until the server says what became of it, or until the deadline, with what was heard last. An admitted
+    /// input that is not over at the deadline is [`ClientError::WaitTimedOut`]. What the session refuses, as for
+    /// [`Client::send`].
     pub async fn send_and_wait(&self, session: &str, input: &SendInput, time: Duration) -> Result<Answer, ClientError> {
         let deadline = Instant::now() + time;
         let key = input.key_or_new();
@@ -98,7 +100,7 @@ impl Client {
             match self.send_under(session, input, &key).await {
                 Ok(admitted) => break admitted,
                 // Somebody was there: only the key can tell whether it was accepted.
-                Err(error) if error.is_transient() && (away.was || !error.nothing_happened()) => {
+                Err(error) if error.passes() && (away.was || !error.nothing_happened()) => {
                     away.pause(&error, deadline).await.ok_or(error)?;
                 }
                 Err(error) => return Err(error),

@@ -115,11 +115,11 @@ pub(crate) enum Message {
         waiter: oneshot::Sender<Completion>,
         reply: Answer<bool>,
     },
-    /// Let go in good order and end.
     /// Begin no other run; answered once none is on.
     FinishRun {
         reply: Answer<()>,
     },
+    /// Let go in good order and end.
     Leave {
         reason: &'static str,
         reply: Answer<()>,

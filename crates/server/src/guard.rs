@@ -185,8 +185,9 @@ impl Guard {
 }
 
 /// What a page may send, and read.
-const EXPOSED: &str = "Location, Retry-After, Traceresponse, X-Request-Id";
-const TAKEN: &str = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, Prefer, Traceparent, X-Request-Id";
+const EXPOSED: &str = "ETag, Location, Preference-Applied, Retry-After, Traceresponse, X-Request-Id";
+const TAKEN: &str = "Authorization, Content-Type, Idempotency-Key, If-None-Match, Last-Event-ID, Prefer, Traceparent, \
+                     X-Request-Id";
 
 /// Where a request comes from, of the pages of a browser.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -80,6 +80,14 @@ pub enum ServeError {
     /// The peers of the configuration cannot be used, or the server has no key for them.
     #[error(transparent)]
     Peers(#[from] PeersError),
+    /// The folder of the store cannot be made or written.
+    #[error("folder_unusable: {}: {error}; give it to this user, or set another --dir", folder.display())]
+    Folder {
+        /// The folder.
+        folder: PathBuf,
+        /// Why.
+        error: Arc<io::Error>,
+    },
     /// There is no place for the data.
     #[error("no_data_folder: {0}; set store.path")]
     NoFolder(String),
@@ -117,6 +125,7 @@ impl ServeError {
             | ServeError::Agents(_)
             | ServeError::Peers(_)
             | ServeError::NoFolder(_)
+            | ServeError::Folder { .. }
             | ServeError::Store(StoreError::Newer { .. }) => 78,
             ServeError::Store(StoreError::Locked { .. }) => 5,
             ServeError::StoreLost { .. } => 70,
@@ -468,7 +477,7 @@ pub async fn serve(mut config: Config, ready: impl FnOnce(SocketAddr)) -> Result
     let (file, blob_folder) = places(&config)?;
     config.store.path = Some(file.clone());
     let folder = file.parent().map(PathBuf::from).unwrap_or_default();
-    std::fs::create_dir_all(&folder).map_err(|error| StoreError::Unavailable(error.to_string().into()))?;
+    std::fs::create_dir_all(&folder).map_err(|error| ServeError::Folder { folder, error: Arc::new(error) })?;
     let metrics = Arc::new(Metrics::new().map_err(ServeError::Metrics)?);
     let options = SqliteOptions { observer: Some(Arc::clone(&metrics) as _), ..SqliteOptions::default() };
     let store = tokio::task::spawn_blocking(move || SqliteStore::open(file, options))

@@ -58,6 +58,15 @@ impl Lock {
     }
 }
 
+/// Whether a store could be opened for writing at this moment: asks for its lock, and lets go of it. Nothing else of the
+/// store is looked at or changed.
+///
+/// # Errors
+/// [`StoreError::Locked`] names the process that has it.
+pub fn try_lock(path: impl AsRef<Path>) -> Result<(), StoreError> {
+    Lock::take(path.as_ref()).map(drop)
+}
+
 pub(crate) fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);

@@ -14,6 +14,7 @@ mod verify;
 mod writer;
 
 pub use crash::crash_point;
+pub use file::try_lock;
 pub use restore::restore;
 pub use verify::{Problem, VerifyReport, verify, verify_with};
 

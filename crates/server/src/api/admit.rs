@@ -75,7 +75,7 @@ pub(crate) struct AdmitQuery {
         ("session" = windlass_api::schema::SessionName, Path, description = "Its id or name."),
         AdmitQuery,
         ("Idempotency-Key" = Option<windlass_api::schema::Key>, Header, description = "Makes a retry recognisable: 1 to 255 visible ASCII characters, bare or quoted."),
-        ("Prefer" = Option<String>, Header, description = "`wait=N`: answer with the outcome if it comes within N seconds, at most 120 (RFC 7240)."),
+        ("Prefer" = Option<String>, Header, description = "`wait=N`: answer with the outcome if it comes within N seconds, at most 120 (RFC 7240). Needs the scope `sessions:read`, and is passed over without."),
         ("traceparent" = Option<String>, Header, description = "The trace that the input is a part of (W3C Trace Context): kept with it, and continued by its runs. One that is not understood is passed over."),
     ),
     request_body(content = NewInput, examples(
@@ -98,7 +98,8 @@ pub(crate) async fn admit(
     StrictJson(body): StrictJson<Value>,
 ) -> Result<Response, Problem> {
     let key = headers::idempotency_key(&headers)?;
-    let wait = headers::wait(&headers, WAIT);
+    // A preference that the token does not allow is not applied: who may only write hears no outcome.
+    let wait = headers::wait(&headers, WAIT).filter(|_| principal.may(Scope::SessionsRead).is_ok());
     let new = read(body)?;
     let mut input = input_of(new)?;
     input.header.idempotency_key = key;
@@ -106,24 +107,26 @@ pub(crate) async fn admit(
     if matches!(input.body, InputBody::Peer(_)) {
         principal.may(Scope::PeersSend)?;
     }
-    let session = if query.create {
-        sessions::reach_or_make(&state, &principal, &session, query.agent).await?
-    } else if query.agent.is_some() {
+    if query.agent.is_some() && !query.create {
         return Err(Problem::new(Code::SchemaViolation).detail("goes with create=true only").parameter("agent"));
-    } else {
-        reach::reach(&state, &principal, &session).await?
-    };
-    if let Err(full) = state.api().quota.input(&state, &principal.tenant).await {
-        // A retry hears its first answer, also in a tenant that is full.
-        if !is_known(&state, &session, &input).await? {
-            return Err(full);
-        }
     }
+    // What can be refused without the session is refused before one is made.
     blobs::check_named(&state, &principal, &input).await?;
+    let place = wait.map(|_| state.api().waits.take(&principal)).transpose()?;
+    let full = state.api().quota.input(&state, &principal.tenant).await.err();
+    let session = match full {
+        None if query.create => sessions::reach_or_make(&state, &principal, &session, query.agent).await?,
+        None => reach::reach(&state, &principal, &session).await?,
+        // A retry hears its first answer, also in a tenant that is full.
+        Some(full) => match reach::reach(&state, &principal, &session).await {
+            Ok(session) if is_known(&state, &session, &input).await? => session,
+            Err(problem) if !query.create => return Err(problem),
+            _ => return Err(full),
+        },
+    };
     if input.has_inline_media() {
         blobs::own_carried(&state, &principal, &input).await?;
     }
-    let place = wait.map(|_| state.api().waits.take(&principal)).transpose()?;
     let (outcome, completion) = match wait {
         Some(_) => session.accept_with_completion(input).await?,
         None => (session.accept(input).await?, None),

@@ -112,8 +112,12 @@ pub(crate) async fn download(
     }
     let tag = format!("\"{}\"", blob.as_str());
     let known = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
-    if known.flat_map(|value| value.split(',')).any(|value| value.trim() == tag || value.trim() == "*") {
-        return Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, tag)]).into_response());
+    // Compared weakly (RFC 9110, 13.1.2): what compresses on the way weakens tags.
+    let mut known = known.flat_map(|value| value.split(',')).map(|value| value.trim().trim_start_matches("W/"));
+    if known.any(|value| value == tag || value == "*") {
+        let headers =
+            [(header::ETAG, HeaderValue::try_from(tag).map_err(Problem::internal)?), (header::CACHE_CONTROL, FOR_EVER)];
+        return Ok((StatusCode::NOT_MODIFIED, headers).into_response());
     }
     let BlobStream { bytes, pieces } = match store(&state)?.stream(&blob).await {
         Ok(stream) => stream,
@@ -129,10 +133,13 @@ pub(crate) async fn download(
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
     headers.insert(header::CONTENT_DISPOSITION, text(format!("attachment; filename={tag}"))?);
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private, max-age=31536000, immutable"));
+    headers.insert(header::CACHE_CONTROL, FOR_EVER);
     headers.insert(header::ETAG, text(tag)?);
     Ok(response)
 }
+
+/// What an address names never changes.
+const FOR_EVER: HeaderValue = HeaderValue::from_static("private, max-age=31536000, immutable");
 
 fn named(input: &Input) -> impl Iterator<Item = &BlobId> {
     input.blocks().into_iter().flatten().filter_map(|block| match block {

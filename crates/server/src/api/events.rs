@@ -7,7 +7,7 @@
 use super::{
     Named,
     cursor::List,
-    fanout::{Follower, Item, ended},
+    fanout::{Follower, Item, Mark, ended},
     journal::position,
     places::Place,
     reach,
@@ -30,7 +30,7 @@ use http::{HeaderMap, HeaderName, header};
 use serde::Deserialize;
 use std::{collections::BTreeMap, convert::Infallible, net::IpAddr, time::Duration};
 use tokio::time::{Instant, Interval, MissedTickBehavior};
-use windlass_core::{Seq, SessionId};
+use windlass_core::{Seq, SessionId, Timestamp};
 use windlass_runtime::SessionHandle;
 
 /// How often a stream without events says that it is there.
@@ -60,7 +60,7 @@ pub(crate) struct FollowQuery {
 /// Follow a session
 ///
 /// Server-sent events. An entry of the journal is an event named as its record (`input_accepted`, `run_started`, …), its
-/// data an `Event`, its id the position: connect again with `Last-Event-ID` to go on. Without id: `progress` (live,
+/// data an `Event`, its id says where it stands: connect again with `Last-Event-ID` to go on. Without id: `progress` (live,
 /// shown once), `lagged` (progress was missed), `gap` (entries are no longer kept), `end` (deleted, draining or
 /// auth_expired). A comment comes every 15 seconds.
 #[utoipa::path(
@@ -73,6 +73,7 @@ pub(crate) struct FollowQuery {
     responses(
         (status = 200, description = "The events.", body = String, content_type = "text/event-stream"),
         (status = 400, description = "The position lies ahead of the journal.", body = windlass_api::ProblemDetails, content_type = "application/problem+json"),
+        (status = 409, description = "The store was restored since, and another entry stands at this position.", body = windlass_api::ProblemDetails, content_type = "application/problem+json"),
     )
 )]
 pub(crate) async fn session(
@@ -85,13 +86,21 @@ pub(crate) async fn session(
 ) -> Result<Response, Problem> {
     let session = reach::reach(&state, &principal, &session).await?;
     let seen = last_event_id(&headers)?;
-    let seen = seen.map(|id| id.parse::<u64>().map_err(|_| ahead("Last-Event-ID is a position of the journal")));
-    let after = seen.transpose()?.or(query.after).map(|after| position("/after", after)).transpose()?;
+    let seen = seen.map(|id| id.parse::<Mark>().map_err(|_| no_cursor("Last-Event-ID is not one of this stream")));
+    let seen = seen.transpose()?.or(query.after.map(|after| Mark { seq: Seq(after), at: None }));
     let place = state.api().streams.take(&principal)?;
-    let follower = follow(&state, &session, after).await?;
+    let head = head(&state, &session).await?;
+    let after = match seen {
+        Some(mark) => {
+            position("/after", mark.seq.0)?;
+            reached(&state, session.id(), mark, head).await?
+        }
+        None => head,
+    };
+    let follower = state.api().channels.follow(&state, &session, after, head);
     let sight = Sight::new(&state, principal, from, &headers, place);
     let progress = query.progress.unwrap_or(true);
-    let opening = opening(follower.after().0);
+    let opening = opening(seen.unwrap_or(Mark { seq: after, at: None }));
     // Boxed, because a stream has room for its state thrice.
     Ok(answer(stream::unfold(
         (Box::new((sight, follower)), opening),
@@ -104,7 +113,7 @@ pub(crate) async fn session(
                 match sight.watch(follower.next()).await {
                     Seen::Item(Item::Entry(_, event)) => break together(event.whole(), follower, progress),
                     Seen::Item(Item::Live(_)) if !progress => {}
-                    Seen::Item(Item::Live(event)) => break event,
+                    Seen::Item(Item::Live(event) | Item::Gap(event)) => break event,
                     Seen::Item(Item::Deleted) => break sight.end(ended(Some(follower.session()), "deleted")),
                     Seen::News(news) => break news,
                     Seen::Over => return None,
@@ -121,6 +130,7 @@ fn together(first: Bytes, follower: &mut Follower, progress: bool) -> Bytes {
     while all.len() < TOGETHER {
         let event = match follower.at_hand() {
             Some(Item::Entry(_, event)) => event.whole(),
+            Some(Item::Gap(event)) => event,
             Some(Item::Live(event)) if progress => event,
             Some(Item::Live(_)) => continue,
             // The channel says so again.
@@ -150,7 +160,8 @@ pub(crate) struct SeveralQuery {
 /// Follow several sessions
 ///
 /// As for one, in one stream; the data of each event names its session. The id is a cursor over all of them: connect
-/// again with it, and with the same sessions, to go on. It begins with what comes from now on.
+/// again with it, and with the same sessions, to go on; of one that was deleted meanwhile comes an `end`. Without a cursor
+/// it begins with what comes from now on.
 #[utoipa::path(
     get, path = "/v1/events", operation_id = "follow_sessions", tag = "events",
     params(SeveralQuery, ("Last-Event-ID" = Option<String>, Header, description = "The id of the last event that was seen.")),
@@ -169,20 +180,29 @@ pub(crate) async fn several(
     }
     let mut sessions = BTreeMap::new();
     for text in &query.session {
-        let session = reach::reach(&state, &principal, text).await?;
-        sessions.insert(session.id(), session);
+        let (id, _) = reach::session_of(&principal, text)?;
+        sessions.insert(id, reach::find(&state, &principal, id).await?);
     }
     let ids: Vec<String> = sessions.keys().map(ToString::to_string).collect();
     let list = List::of("/v1/events", &ids.iter().map(String::as_str).collect::<Vec<_>>());
-    let seen = last_event_id(&headers)?.map(|cursor| read_positions(list, cursor, sessions.len())).transpose()?;
+    let seen = last_event_id(&headers)?.map(|cursor| read_marks(list, cursor, sessions.len())).transpose()?;
     let place = state.api().streams.take(&principal)?;
     let mut places = BTreeMap::new();
     let mut followers = stream::SelectAll::new();
-    for (at, session) in sessions.values().enumerate() {
-        let head = head(&state, session).await?;
-        let after = seen.as_ref().map_or(head, |seen| seen[at]);
-        places.insert(session.id(), after);
-        followers.push(followed(begin(&state, session, after, head)?));
+    for (at, (id, session)) in sessions.into_iter().enumerate() {
+        let seen = seen.as_ref().map(|seen| seen[at]);
+        let Some(session) = session else {
+            // Whoever goes on has followed it; to anybody else it was never there.
+            let seen = seen.ok_or_else(reach::no_session)?;
+            places.insert(id, seen);
+            followers.push(stream::once(std::future::ready((id, Item::Deleted))).boxed());
+            continue;
+        };
+        let head = head(&state, &session).await?;
+        let mark = seen.unwrap_or(Mark { seq: head, at: None });
+        let after = reached(&state, id, mark, head).await?;
+        places.insert(id, mark);
+        followers.push(followed(state.api().channels.follow(&state, &session, after, head)));
     }
     let sight = Sight::new(&state, principal, from, &headers, place);
     let progress = query.progress.unwrap_or(true);
@@ -195,13 +215,13 @@ pub(crate) async fn several(
         let (sight, followers, places) = &mut *following;
         let next = loop {
             match sight.watch(followers.next()).await {
-                Seen::Item(Some((session, Item::Entry(seq, event)))) => {
-                    places.insert(session, seq);
+                Seen::Item(Some((session, Item::Entry(mark, event)))) => {
+                    places.insert(session, mark);
                     let cursor = cursor(list, places);
                     break [&event.without_id()[..], b"id: ", cursor.as_bytes(), b"\n\n"].concat().into();
                 }
                 Seen::Item(Some((_, Item::Live(_)))) if !progress => {}
-                Seen::Item(Some((_, Item::Live(event)))) => break event,
+                Seen::Item(Some((_, Item::Live(event) | Item::Gap(event)))) => break event,
                 Seen::Item(Some((session, Item::Deleted))) => break ended(Some(session), "deleted"),
                 // All of them are deleted.
                 Seen::Item(None) | Seen::Over => return None,
@@ -217,9 +237,10 @@ fn opening(id: impl std::fmt::Display) -> Bytes {
     format!(": windlass\nretry: {RECONNECT}\nid: {id}\n\n").into()
 }
 
-/// The cursor over these positions.
-fn cursor(list: List, places: &BTreeMap<SessionId, Seq>) -> String {
-    list.cursor(&places.values().flat_map(|seq| seq.0.to_le_bytes()).collect::<Vec<_>>())
+/// The cursor over these places: sixteen bytes each.
+fn cursor(list: List, places: &BTreeMap<SessionId, Mark>) -> String {
+    let numbers = places.values().flat_map(|mark| [mark.seq.0, mark.at.map_or(0, |at| at.as_micros().cast_unsigned())]);
+    list.cursor(&numbers.flat_map(u64::to_le_bytes).collect::<Vec<_>>())
 }
 
 /// A follower as a stream, which ends when its session is deleted.
@@ -233,24 +254,28 @@ fn followed(follower: Follower) -> stream::BoxStream<'static, (SessionId, Item)>
     .boxed()
 }
 
-/// The positions of a cursor, in the order of the sessions' ids.
-fn read_positions(list: List, cursor: &str, sessions: usize) -> Result<Vec<Seq>, Problem> {
+/// The places of a cursor, in the order of the sessions' ids.
+fn read_marks(list: List, cursor: &str, sessions: usize) -> Result<Vec<Mark>, Problem> {
     let bytes = list.position(cursor)?;
-    if bytes.len() != 8 * sessions {
-        return Err(Problem::new(Code::InvalidCursor).detail("the cursor is not one of these sessions"));
+    let (numbers, rest) = bytes.as_chunks::<8>();
+    let (pairs, odd) = numbers.as_chunks::<2>();
+    if pairs.len() != sessions || !rest.is_empty() || !odd.is_empty() {
+        return Err(no_cursor("the cursor is not one of these sessions"));
     }
-    let number = |bytes: &[u8]| Seq(u64::from_le_bytes(bytes.try_into().expect("chunks of eight bytes")));
-    Ok(bytes.chunks_exact(8).map(number).collect())
+    let mark = |&[seq, at]: &[[u8; 8]; 2]| {
+        let at = Some(i64::from_le_bytes(at)).filter(|at| *at != 0);
+        Mark { seq: Seq(u64::from_le_bytes(seq)), at: at.map(Timestamp::from_micros) }
+    };
+    Ok(pairs.iter().map(mark).collect())
 }
 
 fn last_event_id(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
     let Some(id) = headers.get("last-event-id") else { return Ok(None) };
-    let id =
-        id.to_str().map_err(|_| Problem::new(Code::InvalidCursor).detail("Last-Event-ID is not one of this stream"))?;
+    let id = id.to_str().map_err(|_| no_cursor("Last-Event-ID is not one of this stream"))?;
     Ok(Some(id.trim()).filter(|id| !id.is_empty()))
 }
 
-fn ahead(detail: &'static str) -> Problem {
+fn no_cursor(detail: &'static str) -> Problem {
     Problem::new(Code::InvalidCursor).detail(detail)
 }
 
@@ -258,19 +283,19 @@ async fn head(state: &AppState, session: &SessionHandle) -> Result<Seq, Problem>
     Ok(state.store().session(session.id()).await?.ok_or_else(reach::no_session)?.head)
 }
 
-async fn follow(state: &AppState, session: &SessionHandle, after: Option<Seq>) -> Result<Follower, Problem> {
-    let head = head(state, session).await?;
-    begin(state, session, after.unwrap_or(head), head)
-}
-
-/// A follower from a position that the journal has reached.
-fn begin(state: &AppState, session: &SessionHandle, after: Seq, head: Seq) -> Result<Follower, Problem> {
-    if after > head {
+/// The position to go on after: one that the journal has reached, in the history in which it was seen.
+async fn reached(state: &AppState, session: SessionId, mark: Mark, head: Seq) -> Result<Seq, Problem> {
+    if mark.seq > head {
         let detail =
             format!("the journal ends at {head}; the position was another session's, or the store was restored");
         return Err(Problem::new(Code::CursorAhead).detail(detail));
     }
-    Ok(state.api().channels.follow(state, session, after, head))
+    if !mark.still_stands(state, session).await? {
+        let detail = "the store was restored, or the session made anew, since this event was seen; what happened since \
+                      can be read from the beginning";
+        return Err(Problem::new(Code::IncarnationChanged).detail(detail));
+    }
+    Ok(mark.seq)
 }
 
 fn answer(events: impl stream::Stream<Item = Bytes> + Send + 'static) -> Response {

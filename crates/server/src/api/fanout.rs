@@ -10,6 +10,9 @@ use bytes::Bytes;
 use serde::Serialize;
 use std::{
     collections::{HashMap, VecDeque},
+    fmt,
+    num::ParseIntError,
+    str::FromStr,
     sync::{
         Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -22,7 +25,7 @@ use tokio::sync::broadcast::{
 };
 use tokio_util::sync::CancellationToken;
 use windlass_api::{Ended, Gap, Lagged, Time};
-use windlass_core::{Entry, JsonText, Record, RunId, Seq, SessionId};
+use windlass_core::{Entry, JsonText, Record, RunId, Seq, SessionId, Timestamp};
 use windlass_runtime::{FeedItem, SessionHandle, store::StoreError};
 
 /// Events that a channel keeps. With [`LARGEST`] this bounds a channel to one mebibyte.
@@ -61,7 +64,7 @@ struct Shared {
 #[derive(Clone, Debug)]
 enum What {
     Entry {
-        seq: Seq,
+        mark: Mark,
         event: Encoded,
     },
     /// One that is too large to be kept.
@@ -77,7 +80,7 @@ enum What {
 /// An entry as a server-sent event.
 #[derive(Clone, Debug)]
 pub(super) struct Encoded {
-    /// The whole event, with the entry's position as its id.
+    /// The whole event, with the entry's [`Mark`] as its id.
     whole: Bytes,
     /// Where the id begins.
     id_at: usize,
@@ -98,12 +101,61 @@ impl Encoded {
 /// What a stream is to send next.
 #[derive(Debug)]
 pub(super) enum Item {
-    /// An entry, and its position.
-    Entry(Seq, Encoded),
-    /// Something without a position: live progress, or news of the stream itself.
+    /// An entry, and where it stands.
+    Entry(Mark, Encoded),
+    /// Live progress, or that some was missed.
     Live(Bytes),
+    /// That entries are no longer kept.
+    Gap(Bytes),
     /// The session is deleted.
     Deleted,
+}
+
+/// Where a stream is: the position of an entry, and the moment it was written at.
+///
+/// The moment tells entries apart that had the same position in two histories, before and after a restore or a session's
+/// deletion. Written as `seq.micros`, the second in hex; a bare position is one that a person chose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Mark {
+    pub(super) seq: Seq,
+    pub(super) at: Option<Timestamp>,
+}
+
+impl Mark {
+    fn of(entry: &Entry) -> Mark {
+        Mark { seq: entry.seq, at: Some(entry.at) }
+    }
+
+    /// Whether the entry at this position is the one that was seen. True of one that is no longer kept: the stream tells
+    /// of that by itself.
+    pub(super) async fn still_stands(self, state: &AppState, session: SessionId) -> Result<bool, StoreError> {
+        let (Some(at), Some(before)) = (self.at, self.seq.0.checked_sub(1)) else { return Ok(true) };
+        match state.store().read(session, Seq(before), 1).await {
+            Ok(entries) => Ok(entries.first().is_none_or(|entry| entry.seq != self.seq || entry.at == at)),
+            Err(StoreError::Pruned { .. }) => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl fmt::Display for Mark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.at {
+            Some(at) => write!(f, "{}.{:x}", self.seq, at.as_micros().cast_unsigned()),
+            None => write!(f, "{}", self.seq),
+        }
+    }
+}
+
+impl FromStr for Mark {
+    type Err = ParseIntError;
+
+    fn from_str(text: &str) -> Result<Mark, ParseIntError> {
+        let (seq, at) = text.split_once('.').map_or((text, None), |(seq, at)| (seq, Some(at)));
+        let at = at.map(|at| u64::from_str_radix(at, 16)).transpose()?;
+        let at = at.map(|micros| Timestamp::from_micros(micros.cast_signed()));
+        Ok(Mark { seq: Seq(seq.parse()?), at })
+    }
 }
 
 impl Channels {
@@ -182,10 +234,10 @@ async fn encode(state: &AppState, session: SessionHandle, head: Seq, channel: &W
         let what = match feed.next().await {
             Ok(FeedItem::Entry(entry)) => {
                 state.metrics().event_encoded();
-                let seq = entry.seq;
+                let mark = Mark::of(&entry);
                 match encoded(id, &entry) {
-                    event if event.whole.len() <= LARGEST => What::Entry { seq, event },
-                    _ => What::Large { seq },
+                    event if event.whole.len() <= LARGEST => What::Entry { mark, event },
+                    _ => What::Large { seq: mark.seq },
                 }
             }
             Ok(FeedItem::Progress(progress)) => {
@@ -249,11 +301,6 @@ impl Follower {
         self.session
     }
 
-    /// The entry that was returned last, or the one to begin after.
-    pub(super) fn after(&self) -> Seq {
-        self.after
-    }
-
     /// What comes next. Entries come in order and without a gap, unless an event says that there is one.
     ///
     /// Cancel-safe: what was not returned comes next time.
@@ -266,13 +313,13 @@ impl Follower {
                 match self.state.store().read(self.session, self.after, PAGE).await {
                     Ok(entries) => {
                         self.behind = !entries.is_empty();
-                        let item = |entry: Arc<Entry>| Item::Entry(entry.seq, encoded(self.session, &entry));
+                        let item = |entry: Arc<Entry>| Item::Entry(Mark::of(&entry), encoded(self.session, &entry));
                         self.page.extend(entries.into_iter().map(item));
                     }
                     Err(StoreError::Pruned { oldest }) => {
                         let gap = Gap { session: self.session, after: self.after.0, oldest: oldest.next().0 };
                         self.after = oldest;
-                        return Item::Live(event("gap", &gap));
+                        return Item::Gap(event("gap", &gap));
                     }
                     Err(error) => {
                         tracing::warn!(session = %self.session, %error, "a stream could not read, trying again");
@@ -295,8 +342,8 @@ impl Follower {
     pub(super) fn at_hand(&mut self) -> Option<Item> {
         loop {
             if let Some(item) = self.page.pop_front() {
-                if let Item::Entry(seq, _) = item {
-                    self.after = seq;
+                if let Item::Entry(mark, _) = item {
+                    self.after = mark.seq;
                 }
                 return Some(item);
             }
@@ -329,8 +376,10 @@ impl Follower {
         let missed = (shared.shown - own).saturating_sub(self.shown);
         self.shown = self.shown.max(shared.shown);
         match shared.what {
-            What::Entry { seq, event } if seq == self.after.next() => self.page.push_back(Item::Entry(seq, event)),
-            What::Entry { seq, .. } | What::Large { seq } => self.behind = seq > self.after,
+            What::Entry { mark, event } if mark.seq == self.after.next() => {
+                self.page.push_back(Item::Entry(mark, event))
+            }
+            What::Entry { mark: Mark { seq, .. }, .. } | What::Large { seq } => self.behind = seq > self.after,
             What::Live(event) => self.page.push_back(Item::Live(event)),
             What::Missed => {}
             What::Deleted => self.page.push_back(Item::Deleted),
@@ -358,12 +407,12 @@ struct LiveData<'e> {
 }
 
 fn encoded(session: SessionId, entry: &Entry) -> Encoded {
-    let (seq, name) = (entry.seq.0, entry.record.name());
-    let data = EntryData { session, seq, at: entry.at.into(), r#type: name, record: &entry.record };
+    let name = entry.record.name();
+    let data = EntryData { session, seq: entry.seq.0, at: entry.at.into(), r#type: name, record: &entry.record };
     let mut text = format!("event: {name}\ndata: {}\n", line(&data));
     let id_at = text.len();
     text.push_str("id: ");
-    text.push_str(&seq.to_string());
+    text.push_str(&Mark::of(entry).to_string());
     text.push_str("\n\n");
     Encoded { whole: text.into(), id_at }
 }

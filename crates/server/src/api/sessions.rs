@@ -10,6 +10,7 @@ use crate::{
     auth::{Principal, Scope},
     json::{StrictJson, StrictQuery},
     problem::{Code, Problem},
+    shape,
     state::AppState,
 };
 use axum::{
@@ -175,7 +176,7 @@ fn labels(labels: BTreeMap<String, String>) -> Result<BTreeMap<String, String>, 
             let detail = "the name of a label has 1 to 64 visible ASCII characters";
             return Err(Problem::at(Code::SchemaViolation, "/labels".into(), detail));
         }
-        check::length(&format!("/labels/{name}"), value, 0, LABEL)?;
+        check::length(&format!("/labels/{}", shape::escape(name)), value, 0, LABEL)?;
     }
     Ok(labels)
 }

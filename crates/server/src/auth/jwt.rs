@@ -1,7 +1,8 @@
 //! Is this JSON Web Token one of the issuer that is trusted?
 //!
 //! The algorithm comes from our list and must fit the key, never from the token alone; issuer, audience, times and key
-//! id are required. Keys are kept, and fetched again when one is unknown, at most once a minute. Which claims name the
+//! id are required. Keys are kept for five minutes, so that one that the issuer withdraws ends, and fetched again when one
+//! is unknown, at most once a minute. Which claims name the
 //! tenant and the scopes is configured; a token without a tenant is refused.
 
 use super::{Principal, Scopes, Tenant};
@@ -26,6 +27,8 @@ use tokio::{sync::Mutex, time::Instant};
 const LEEWAY: u64 = 60;
 /// Keys are fetched again at most so often.
 const REFRESH: Duration = Duration::from_secs(60);
+/// Keys that are older are fetched again before they are believed; if that fails they stay, and it is said.
+const OLD: Duration = Duration::from_secs(300);
 /// How long a fetch may take.
 const FETCH: Duration = Duration::from_secs(5);
 /// The most bytes of a set of keys.
@@ -108,10 +111,11 @@ impl Jwt {
             return Err(malformed("the algorithm of the JWT is not allowed here"));
         }
         let kid = header.kid.ok_or_else(|| malformed("the JWT names no key (kid)"))?;
+        self.refresh(OLD).await;
         let key = match self.key(&kid) {
             Some(key) => Some(key),
             None => {
-                self.refresh().await;
+                self.refresh(REFRESH).await;
                 self.key(&kid)
             }
         };
@@ -160,10 +164,10 @@ impl Jwt {
         self.keys.read().unwrap_or_else(PoisonError::into_inner).find(kid).cloned()
     }
 
-    /// Fetches the keys again, unless that was done a moment ago. If it fails, those that are known stay.
-    async fn refresh(&self) {
+    /// Fetches the keys again, unless that was done within this time. If it fails, those that are known stay.
+    async fn refresh(&self, within: Duration) {
         let mut fetched = self.fetched.lock().await;
-        if fetched.is_some_and(|at| at.elapsed() < REFRESH) {
+        if fetched.is_some_and(|at| at.elapsed() < within) {
             return;
         }
         *fetched = Some(Instant::now());
@@ -316,6 +320,15 @@ mod tests {
         tokio::time::advance(REFRESH).await;
         assert!(issuer.authenticate(&stranger).await.is_ok());
         assert!(issuer.authenticate(&signed(Some("a"), FIRST, &claims())).await.is_err(), "the old key is gone");
+
+        // One that is withdrawn ends, although nobody shows a new one.
+        std::fs::write(&file, json!({"keys": [jwk("a", FIRST)]}).to_string()).unwrap();
+        assert!(issuer.authenticate(&stranger).await.is_ok(), "keys are believed for a while");
+        tokio::time::advance(OLD).await;
+        assert!(issuer.authenticate(&stranger).await.is_err());
+        std::fs::write(&file, json!({"keys": [jwk("b", SECOND)]}).to_string()).unwrap();
+        tokio::time::advance(REFRESH).await;
+        assert!(issuer.authenticate(&stranger).await.is_ok());
 
         // What cannot be read leaves what is known.
         std::fs::write(&file, "not JSON").unwrap();

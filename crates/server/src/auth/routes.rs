@@ -40,7 +40,7 @@ async fn create(
     caller: Principal,
     StrictJson(wanted): StrictJson<CreateToken>,
 ) -> Result<impl IntoResponse, Problem> {
-    let new = new_token(&caller, wanted)?;
+    let new = new_token(&caller, wanted, caller.is_local())?;
     let tokens = state.clone();
     let (row, token) = state.to_its_end(async move { tokens.tokens().create(new).await }).await?;
     tracing::info!(token = %row.id, tenant = %row.tenant, "a token was made");
@@ -49,8 +49,18 @@ async fn create(
     Ok((StatusCode::CREATED, [(header::LOCATION, place)], Json(created)))
 }
 
+impl NewToken {
+    /// What is asked for by whoever has the store itself in hand; `first` if there is no token yet.
+    ///
+    /// # Errors
+    /// `schema_violation` with the field, as over HTTP.
+    pub fn of_operator(wanted: CreateToken, first: bool) -> Result<NewToken, Problem> {
+        new_token(&Principal::local(), wanted, first)
+    }
+}
+
 /// What is asked for, where the caller may give it: nobody gives what he does not have.
-fn new_token(caller: &Principal, wanted: CreateToken) -> Result<NewToken, Problem> {
+fn new_token(caller: &Principal, wanted: CreateToken, first: bool) -> Result<NewToken, Problem> {
     let wrong = |field: &str, detail: &str| Problem::at(Code::SchemaViolation, format!("/{field}"), detail);
     let tenant = match &wanted.tenant {
         None => caller.tenant.clone(),
@@ -63,7 +73,7 @@ fn new_token(caller: &Principal, wanted: CreateToken) -> Result<NewToken, Proble
     if scopes.is_empty() {
         return Err(wrong("scopes", "a token without a scope can do nothing; name at least one"));
     }
-    if caller.is_local() && !scopes.allows(Scope::TokensAdmin) {
+    if first && !scopes.allows(Scope::TokensAdmin) {
         return Err(wrong("scopes", "the first token needs tokens:admin: from then on nobody makes tokens without it"));
     }
     if !caller.scopes.covers(scopes) {

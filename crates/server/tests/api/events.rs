@@ -100,13 +100,13 @@ async fn every_entry_comes_once_in_order_wherever_a_stream_was_cut() {
     let journal = rig.get("/v1/sessions/s/journal?limit=500").await.body["items"].clone();
     let whole = Stream::open(&rig, "/v1/sessions/s/events?after=0", None).await.entries(head).await;
     for (at, event) in whole.iter().enumerate() {
-        assert_eq!(event.id, (at + 1).to_string());
+        assert_eq!(event.id.split_once('.').map(|(seq, _)| seq), Some(&*(at + 1).to_string()));
         assert_eq!(event.data, journal[at], "the same as in the journal");
         assert_eq!(event.data["type"], event.name.as_str());
     }
     for cut in 0..head - 1 {
-        let id = cut.to_string();
-        let rest = Stream::open(&rig, "/v1/sessions/s/events?after=0", Some(&id)).await.entries(head - cut).await;
+        let id = cut.checked_sub(1).map_or("0", |seen| &whole[seen].id);
+        let rest = Stream::open(&rig, "/v1/sessions/s/events?after=0", Some(id)).await.entries(head - cut).await;
         assert_eq!(rest, whole[cut..], "cut after {cut}");
     }
 }
@@ -257,15 +257,61 @@ async fn entries_that_are_no_longer_kept_are_told_as_a_gap() {
     let (at, keep_after) = (session.head(), Seq(3));
     let snapshot = Arc::new(session.snapshot());
     store.put_snapshot(PutSnapshot { session: id, fence: opened.fence, at, snapshot, keep_after }).await.unwrap();
-    for (path, after) in [("/v1/sessions/s/events?after=0", 0), ("/v1/sessions/s/events?after=2", 2)] {
+    for (path, after) in [
+        ("/v1/sessions/s/events?after=0", 0),
+        ("/v1/sessions/s/events?after=2", 2),
+        ("/v1/sessions/s/events?after=0&progress=false", 0),
+    ] {
         let mut stream = Stream::open(&rig, path, None).await;
         let gap = stream.next().await.unwrap();
         assert_eq!((gap.name.as_str(), gap.id.as_str()), ("gap", ""), "{gap:?}");
         assert_eq!((&gap.data["after"], &gap.data["oldest"]), (&json!(after), &json!(4)), "{gap:?}");
-        assert_eq!(stream.entries(1).await[0].id, "4", "it goes on with the oldest that is kept");
+        assert_eq!(stream.entries(1).await[0].data["seq"], 4, "it goes on with the oldest that is kept");
     }
     let whole = Stream::open(&rig, "/v1/sessions/s/events?after=3", None).await.next().await.unwrap();
-    assert_eq!(whole.id, "4", "nothing of it is missing");
+    assert_eq!(whole.data["seq"], 4, "nothing of it is missing");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_position_of_another_history_is_refused() {
+    let rig = Rig::start().await;
+    rig.session("s").await;
+    rig.say("s", "hello").await;
+    let seen = Stream::open(&rig, "/v1/sessions/s/events?after=0", None).await.entries(3).await;
+    rig.post("/v1/sessions/s/destroy", &json!({})).await;
+    assert_eq!(rig.delete("/v1/sessions/s").await.status, 204);
+    rig.session("s").await;
+    rig.say("s", "hello").await;
+    // As after a restore: the position is there, and another entry stands at it.
+    for path in ["/v1/sessions/s/events", "/v1/sessions/s/events?progress=false"] {
+        let again = rig.request(Method::GET, path).header("last-event-id", &seen[2].id);
+        let again = Answer::to(again).await;
+        assert_eq!((again.status, again.code()), (409, "incarnation_changed"), "{again:?}");
+    }
+    let chosen = Stream::open(&rig, "/v1/sessions/s/events", Some("2")).await.entries(1).await;
+    assert_eq!(chosen[0].data["seq"], 3, "a number that a person chose");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_of_several_goes_on_without_one_that_was_deleted_meanwhile() {
+    let rig = Rig::start().await;
+    rig.session("a").await;
+    rig.session("b").await;
+    let path = "/v1/events?session=a&session=b";
+    let seen = Stream::open(&rig, path, None).await.beginning().await;
+    rig.say("b", "hello").await;
+    rig.post("/v1/sessions/a/destroy", &json!({})).await;
+    assert_eq!(rig.delete("/v1/sessions/a").await.status, 204);
+    let mut again = Stream::open(&rig, path, Some(&seen)).await;
+    let (mut ends, mut entries) = (Vec::new(), Vec::new());
+    while entries.len() < 3 || ends.is_empty() {
+        let event = again.next().await.expect("the other one goes on");
+        if event.name == "end" { ends.push(event) } else { entries.push(event.data["seq"].as_u64().unwrap()) }
+    }
+    let deleted = json!({ "session": windlass_api::session_id(None, "a"), "reason": "deleted" });
+    assert_eq!((ends.len(), &ends[0].data), (1, &deleted));
+    assert_eq!(entries, [3, 4, 5]);
+    assert_eq!(rig.get(path).await.code(), "not_found", "whoever begins has followed nothing");
 }
 
 /// Gives every session the same executor.

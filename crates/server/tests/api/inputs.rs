@@ -306,3 +306,33 @@ async fn a_wait_for_a_superseded_input_names_the_newer_one() {
     assert_eq!(waited.body["result"], result);
     assert_eq!(rig.get(&path).await.body["result"], result, "also afterwards");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_input_that_is_refused_leaves_no_session_behind() {
+    let rig = Rig::start().await;
+    let unknown = json!({"source_type": "blob", "blob": "0".repeat(64), "bytes": 1});
+    let picture = json!({"type": "image", "media_type": "image/png", "source": unknown});
+    let refused = json!({"kind": "prompt", "text": "look", "blocks": [picture]});
+    let said = rig.post("/v1/sessions/new/inputs?create=true", &refused).await;
+    assert_eq!((said.status, said.code()), (422, "blob_missing"), "{said:?}");
+    assert_eq!(rig.get("/v1/sessions/new").await.status, 404, "nothing was made for it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_only_write_hears_no_outcome() {
+    let mut rig = Rig::start().await;
+    rig.session("s").await;
+    let token = async |rig: &Rig, scopes: &[&str]| {
+        let made = rig.post("/v1/tokens", &json!({ "scopes": scopes })).await;
+        made.body["token"].as_str().expect("a token").to_owned()
+    };
+    let root = token(&rig, &["*"]).await;
+    rig.server.show(Some(&root));
+    let writer = token(&rig, &["inputs:write"]).await;
+    let reader = token(&rig, &["inputs:write", "sessions:read"]).await;
+    for (token, status) in [(writer, 202), (reader, 200)] {
+        rig.server.show(Some(&token));
+        let said = rig.say("s", "hello").await;
+        assert_eq!((said.status, said.body.get("result").is_some()), (status, status == 200), "{said:?}");
+    }
+}
