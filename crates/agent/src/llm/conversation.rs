@@ -7,7 +7,7 @@ use super::message::{Asked, Compacted, Delta, Message, Role, Settings, Spent, To
 use crate::ledger::Ledger;
 use std::{collections::HashSet, sync::Arc};
 use windlass_core::{
-    Accepted, CompletionSeq, Entry, JsonText, Record, RunBoundaryReceipt, RunEnd, RunId, Seq,
+    Accepted, CompletionSeq, Entry, InputId, JsonText, Record, RunBoundaryReceipt, RunEnd, RunId, Seq,
     render::{CoreRenderable, append},
 };
 use windlass_runtime::{Turn, comms::EnvelopeId, store::StoreError};
@@ -30,6 +30,8 @@ pub(crate) struct Conversation {
     pub(crate) count: u64,
     pub(crate) ledger: Ledger,
     pub(crate) waiting: Option<Asked>,
+    /// Inputs that came after the question that waits: only they can answer it.
+    pub(crate) since_asked: HashSet<InputId>,
     pub(crate) settings: Settings,
     /// How often an answer was sent back, and in which run.
     repairs: (Option<RunId>, u32),
@@ -72,6 +74,10 @@ impl Conversation {
             },
             Record::SessionReset { .. } => {
                 *self = Conversation { after: self.after, ..Conversation::default() };
+                return;
+            }
+            Record::InputAccepted(accepted) if self.waiting.is_some() => {
+                self.since_asked.insert(accepted.input.id());
                 return;
             }
             _ => return,
@@ -146,7 +152,10 @@ impl Conversation {
             self.messages.push(Arc::new(message));
         }
         self.count = receipt.message_count;
-        self.waiting = waiting.or(self.waiting.take());
+        if waiting.is_some() || self.waiting.is_none() {
+            self.since_asked.clear();
+            self.waiting = waiting;
+        }
         self.told = self.told.max(told);
         if repairs > 0 {
             self.repairs = (Some(run), repairs);

@@ -152,8 +152,9 @@ pub(crate) fn in_order(messages: &[Arc<Message>]) -> Vec<Arc<Message>> {
     ordered
 }
 
-/// Of a call that was not made.
-pub(crate) const NO_RESULT: &str = "not_called: the run ended before this tool was called";
+/// Of a call whose run was cut off before its result: before it was made, while it was on, or after.
+pub(crate) const NO_RESULT: &str =
+    "no_result: the run ended before there was one; the call may or may not have been made";
 
 /// A picture's source, as a dialect writes it.
 pub(crate) enum Picture<'a> {

@@ -141,8 +141,12 @@ impl<'a> Talk<'a> {
             self.hear(inputs);
             return None;
         };
-        let answer = inputs.iter().position(|accepted| matches!(accepted.input.body, InputBody::Prompt(_)));
-        let Some(at) = answer else {
+        // What was said before the question was asked does not answer it.
+        let answers = |accepted: &Arc<Accepted>| {
+            let is_said = matches!(accepted.input.body, InputBody::Prompt(_));
+            is_said && self.conversation.since_asked.contains(&accepted.input.id())
+        };
+        let Some(at) = inputs.iter().position(answers) else {
             self.hear(inputs);
             return Some(self.end(Terminal::CallbackPending(Arc::new(asked.tool))));
         };
@@ -187,6 +191,11 @@ impl<'a> Talk<'a> {
                 }
                 Decision::Words => self.fresh.messages.extend(heard(answer)),
             },
+        }
+        // A result is words; what else the answer holds follows it.
+        let is_more = answer.input.blocks().is_some_and(|blocks| blocks.iter().any(|block| block.as_text().is_none()));
+        if is_more && asked.about != Waiting::Budget {
+            self.fresh.messages.extend(heard(answer));
         }
         None
     }

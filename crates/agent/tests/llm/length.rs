@@ -2,11 +2,12 @@
 
 use crate::{
     provider::{BOTH, Provider, Script, Speaks},
-    rig::{Bench, answers_in, config, deltas, told},
+    rig::{Bench, answers_in, config, deltas, input_id, told},
 };
 use serde_json::{Value, json};
 use std::sync::Arc;
-use windlass_agent::llm::{Compaction, LlmConfig, LlmDeps};
+use windlass_agent::llm::{Compaction, LlmConfig, LlmDeps, ToolsConfig};
+use windlass_core::{Input, Timestamp};
 use windlass_runtime::memory::MemoryStore;
 
 #[tokio::test]
@@ -68,6 +69,36 @@ async fn long_conversations_are_summarised_as_a_step_of_their_own() {
         let summaries = committed.iter().filter(|delta| !delta["compacted"].is_null()).count();
         assert_eq!(committed.iter().map(answers_in).sum::<usize>() + summaries, provider.count());
     }
+}
+
+#[tokio::test]
+async fn an_answer_of_a_person_is_not_summarised_away_from_its_question() {
+    let speaks = Speaks::Openai;
+    let provider = Provider::answering(move |_, body| {
+        let told = told(body);
+        let is_told = |words: &str| told.iter().any(|line| line.starts_with(words));
+        if body.to_string().contains("You summarise") {
+            speaks.says(&["They talked of tea."])
+        } else if is_told("result q: blue") {
+            speaks.says(&["Blue it is."])
+        } else if is_told("user: paint it") {
+            speaks.calls(&[("q", "ask_human", r#"{"question":"Which?"}"#)])
+        } else {
+            speaks.says(&["ok"])
+        }
+    })
+    .await;
+    let tools = ToolsConfig { enabled: vec!["ask_human".into()], ..ToolsConfig::default() };
+    let compaction = Some(Compaction { at_tokens: 12, keep_messages: 1 });
+    let bench = Bench::new(&LlmConfig { compaction, tools, ..config(speaks, &provider) }).await;
+    bench.hear("tea").await;
+    bench.asked("paint it").await;
+    // News between the question and its answer.
+    let event = Input::external_event(input_id(), Timestamp::ZERO, "clock", "tick", json!({ "body": "noon" }));
+    bench.give(event).await.wait().await;
+    assert_eq!(bench.hear("blue").await, "Blue it is.");
+    let last = told(provider.bodies().last().expect("asked"));
+    assert!(last[0].ends_with("They talked of tea."), "{last:?}");
 }
 
 #[tokio::test]

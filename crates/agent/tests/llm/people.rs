@@ -5,9 +5,10 @@ use crate::{
     rig::{Bench, config, deltas, folder, input_id, session_id, told, with_tools, written},
 };
 use serde_json::{Value, json};
-use std::{fs, time::Duration};
+use std::{fs, sync::Arc, time::Duration};
+use tokio::sync::Notify;
 use windlass_agent::llm::{Budget, LlmConfig, LlmDeps, OnAmbiguous, Price};
-use windlass_core::{HandlingMode, Input, Record, RunEnd, Timestamp};
+use windlass_core::{ContentBlock, HandlingMode, Input, MediaSource, Record, RunEnd, Timestamp};
 use windlass_runtime::CompletionOutcome;
 
 #[tokio::test]
@@ -121,6 +122,52 @@ async fn a_call_is_made_only_when_a_person_has_approved_it() {
         let last = told(&provider.bodies()[1]).pop().expect("a result");
         assert!(last.contains(expected), "{answer}: {last}");
         assert_eq!(folder.path().join("log").exists(), answer == "approve");
+    }
+}
+
+#[tokio::test]
+async fn what_was_said_before_a_question_does_not_answer_it() {
+    for mode in [HandlingMode::Queue, HandlingMode::Steer] {
+        let (speaks, folder, gate) = (Speaks::Openai, folder(), Arc::new(Notify::new()));
+        let asks = speaks.calls(&[("c", "shell", r#"{"argv":["touch","log"]}"#)]).gated(0, &gate);
+        let provider = Provider::scripted([asks, speaks.says(&["done"])]).await;
+        let mut config = with_tools(speaks, &provider, folder.path(), &["shell"]);
+        config.tools.approve = vec!["shell".into()];
+        let bench = Bench::new(&config).await;
+        let go = bench.offer("go", HandlingMode::Queue).await;
+        provider.heard(1).await;
+        // Nobody has been asked yet.
+        let early = bench.offer("yes", mode).await;
+        gate.notify_one();
+        for completion in [go, early] {
+            let outcome = completion.wait().await;
+            let is_asked = matches!(&outcome, CompletionOutcome::CallbackPending(tool) if tool.tool_name == "approve");
+            assert!(is_asked, "{mode:?}: {outcome:?}");
+        }
+        assert!(!folder.path().join("log").exists(), "{mode:?}: nobody has approved it");
+        let bench = bench.restarted(&config, LlmDeps::default()).await;
+        assert_eq!(bench.hear("yes").await, "done");
+        assert!(folder.path().join("log").exists());
+        let said = told(&provider.bodies()[1]).into_iter().filter(|line| line == "user: yes");
+        assert_eq!(said.count(), 1, "{mode:?}: the one that was no answer");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_keeps_its_pictures() {
+    for speaks in BOTH {
+        let folder = folder();
+        let asks = speaks.calls(&[("q", "ask_human", r#"{"question":"Which?"}"#)]);
+        let provider = Provider::scripted([asks, speaks.says(&["A cat."])]).await;
+        let bench = Bench::new(&with_tools(speaks, &provider, folder.path(), &["ask_human"])).await;
+        bench.asked("draw").await;
+        let source = MediaSource::Url { url: "https://example.org/cat.png".into() };
+        let picture = ContentBlock::Image { media_type: "image/png".into(), source };
+        let answer = Input::prompt_from_blocks(input_id(), Timestamp::ZERO, vec![ContentBlock::text("this"), picture]);
+        bench.give(answer).await.wait().await;
+        let last = &provider.bodies()[1];
+        assert!(told(last).iter().any(|line| line.starts_with("result q: this")), "{speaks:?}: {last}");
+        assert!(last.to_string().contains("cat.png"), "{speaks:?}: {last}");
     }
 }
 

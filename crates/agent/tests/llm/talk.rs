@@ -161,7 +161,7 @@ async fn a_cancel_is_prompt_and_leaves_a_conversation_that_goes_on() {
         let last = told(&provider.bodies()[2]);
         assert_eq!(last[0], "user: two", "{speaks:?}: what was never answered was never committed: {last:?}");
         assert!(last[3].starts_with("result c1: ambiguous: "), "{last:?}");
-        assert!(last[4].starts_with("result c2: not_called: "), "{last:?}");
+        assert!(last[4].starts_with("result c2: no_result: "), "{last:?}");
         assert_eq!(last[5], "user: three");
     }
 }
@@ -169,7 +169,7 @@ async fn a_cancel_is_prompt_and_leaves_a_conversation_that_goes_on() {
 #[tokio::test]
 async fn what_is_no_call_is_not_called_and_not_said_back() {
     let odd = json!({ "choices": [{ "message": { "role": "assistant", "content": "hi", "tool_calls": ["x", 7] } }] });
-    let odd = Script::page(200, "application/json", &odd.to_string());
+    let odd = Script::page(200, "application/json", odd.to_string());
     let provider = Provider::scripted([odd, Speaks::Openai.says(&["ok"])]).await;
     let bench = Bench::new(&config(Speaks::Openai, &provider)).await;
     assert_eq!(bench.hear("one").await, "hi");

@@ -81,9 +81,12 @@ impl Talk<'_> {
         let most = self.parts.config.compaction.map_or(KEPT, |compaction| compaction.keep_messages);
         let messages = &self.conversation.messages;
         let mut cut = messages.len().saturating_sub(most);
-        // A result stays with its call.
-        while cut > 0 && messages.get(cut).is_some_and(|message| message.role == Role::Tool) {
-            cut -= 1;
+        // A call stays with its result, also with one that is not committed yet or comes after news.
+        let stays = messages[cut..].iter().map(|message| &**message).chain(&self.fresh.messages);
+        if stays.take_while(|said| said.role != Role::Assistant).any(|said| said.role == Role::Tool)
+            && let Some(answer) = messages[..cut].iter().rposition(|message| message.role == Role::Assistant)
+        {
+            cut = answer;
         }
         if cut < 2 {
             return Ok(false);
