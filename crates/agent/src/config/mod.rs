@@ -90,12 +90,11 @@ impl AgentConfig {
         }
     }
 
-    /// What is wrong with it as it is written; keys are looked for when it is used.
+    /// What is wrong with it as it is written; keys, folders and servers are looked for when it is used.
     fn check(&self) -> Result<(), String> {
         match self {
             AgentConfig::Builtin(_) => Ok(()),
-            // What else is wrong with a model's settings shows when its agent is made.
-            AgentConfig::Llm(llm) => llm.tools.check_walls().map_err(|error| error.to_string()),
+            AgentConfig::Llm(llm) => llm.check().map_err(|error| error.to_string()),
             AgentConfig::Process(process) => process.check(),
             AgentConfig::Http(http) => http.endpoint().map(drop),
         }
@@ -112,8 +111,10 @@ impl AgentConfig {
             AgentConfig::Http(http) => Maker::Http(Arc::new(http.executor()?)),
             AgentConfig::Llm(llm) => {
                 let mut deps = with_mcp(llm, deps.clone()).await?;
-                if deps.egress.is_none() && llm.tools.enabled.iter().any(|tool| tool == "fetch") {
-                    let egress = Egress::new(EgressRules::default());
+                let allow = &llm.tools.fetch_allow;
+                let is_open = deps.egress.is_some() && allow.is_empty();
+                if !is_open && llm.tools.enabled.iter().any(|tool| tool == "fetch") {
+                    let egress = Egress::new(EgressRules { allow: allow.clone() });
                     deps.egress = Some(egress.map_err(|error| format!("there is no TLS here: {error}"))?);
                 }
                 let agent = LlmAgent::from_config(llm, deps).map_err(|error| error.to_string())?;

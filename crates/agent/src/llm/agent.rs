@@ -68,12 +68,7 @@ impl LlmAgent {
     /// # Errors
     /// [`LlmConfigError`] names the setting.
     pub fn from_config(config: &LlmConfig, deps: LlmDeps) -> Result<LlmAgent, LlmConfigError> {
-        if config.model.trim().is_empty() {
-            return Err(LlmConfigError::invalid("model", "it is empty; give the name that the provider knows"));
-        }
-        if config.budget.cost_usd.is_some() && config.price.is_none() {
-            return Err(LlmConfigError::invalid("budget.cost_usd", "it needs price.input and price.output"));
-        }
+        config.check()?;
         let parts = Parts {
             model: Model::from_config(config)?,
             toolbox: Toolbox::from_config(&config.tools, &deps)?,

@@ -23,7 +23,7 @@ use std::{
     pin::pin,
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -49,16 +49,8 @@ pub(crate) struct Model {
 
 impl Model {
     pub(crate) fn from_config(config: &LlmConfig) -> Result<Model, LlmConfigError> {
-        let (vendor, dialect): (&str, Box<dyn Dialect>) = match config.dialect {
-            DialectName::Openai => (openai::BASE_URL, Box::new(OpenAi { is_vendor: config.base_url.is_none() })),
-            DialectName::Anthropic => (anthropic::BASE_URL, Box::new(Anthropic)),
-        };
-        let base = config.base_url.as_deref().unwrap_or(vendor).trim_end_matches('/');
-        let url = Url::parse(&format!("{base}{}", dialect.path()))
-            .map_err(|error| LlmConfigError::invalid("base_url", format!("{base:?}: {error}")))?;
-        if !matches!(url.scheme(), "http" | "https") {
-            return Err(LlmConfigError::invalid("base_url", "it begins with http:// or https://"));
-        }
+        let url = address(config)?;
+        let (dialect, _) = dialect(config);
         let key = config.key()?;
         let mut headers = dialect.headers(key.as_ref());
         for (name, value) in &config.headers {
@@ -192,6 +184,10 @@ impl Model {
                     Some(data) => reader.event(&data, heard),
                     None => continue,
                 },
+                // What the end cuts in two is no UTF-8 either.
+                Some(Err(sse_stream::Error::Utf8Parse(error))) if pulse.has_ended() => {
+                    Err(ModelError::retryable("provider_answer_cut", error.to_string()))
+                }
                 Some(Err(sse_stream::Error::Utf8Parse(error))) => {
                     Err(ModelError::fatal("provider_protocol_error", format!("the stream is no UTF-8: {error}")))
                 }
@@ -239,17 +235,46 @@ impl Model {
     }
 }
 
+/// How a provider is spoken to, and the vendor's own address.
+fn dialect(config: &LlmConfig) -> (Box<dyn Dialect>, &'static str) {
+    match config.dialect {
+        DialectName::Openai => (Box::new(OpenAi { is_vendor: config.base_url.is_none() }), openai::BASE_URL),
+        DialectName::Anthropic => (Box::new(Anthropic), anthropic::BASE_URL),
+    }
+}
+
+/// Where a model is asked.
+///
+/// # Errors
+/// [`LlmConfigError::Invalid`] if the base URL is none.
+pub(crate) fn address(config: &LlmConfig) -> Result<Url, LlmConfigError> {
+    let (dialect, vendor) = dialect(config);
+    let base = config.base_url.as_deref().unwrap_or(vendor).trim_end_matches('/');
+    let url = Url::parse(&format!("{base}{}", dialect.path()))
+        .map_err(|error| LlmConfigError::invalid("base_url", format!("{base:?}: {error}")))?;
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err(LlmConfigError::invalid("base_url", "it begins with http:// or https://"));
+    }
+    Ok(url)
+}
+
 /// What came over a connection so far, and when the last of it.
 #[derive(Debug)]
 struct Pulse {
     epoch: Instant,
     last_micros: AtomicU64,
     bytes: AtomicUsize,
+    ended: AtomicBool,
 }
 
 impl Pulse {
     fn new() -> Pulse {
-        Pulse { epoch: Instant::now(), last_micros: AtomicU64::new(0), bytes: AtomicUsize::new(0) }
+        Pulse {
+            epoch: Instant::now(),
+            last_micros: AtomicU64::new(0),
+            bytes: AtomicUsize::new(0),
+            ended: AtomicBool::new(false),
+        }
     }
 
     fn beat(&self, bytes: usize) {
@@ -259,6 +284,10 @@ impl Pulse {
 
     fn last(&self) -> Instant {
         self.epoch + Duration::from_micros(self.last_micros.load(Ordering::Relaxed))
+    }
+
+    fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Relaxed)
     }
 
     fn bytes(&self) -> usize {
@@ -273,10 +302,13 @@ fn counted(
     pulse: Arc<Pulse>,
     limit: usize,
 ) -> impl Stream<Item = reqwest::Result<Bytes>> + Send {
-    let counter = Arc::clone(&pulse);
-    body.inspect_ok(move |chunk| counter.beat(chunk.len()))
-        .take_while(move |_| ready(pulse.bytes() <= limit))
-        .chain(stream::once(async { Ok(Bytes::from_static(b"\n\n")) }))
+    let (counter, end) = (Arc::clone(&pulse), Arc::clone(&pulse));
+    body.inspect_ok(move |chunk| counter.beat(chunk.len())).take_while(move |_| ready(pulse.bytes() <= limit)).chain(
+        stream::once(async move {
+            end.ended.store(true, Ordering::Relaxed);
+            Ok(Bytes::from_static(b"\n\n"))
+        }),
+    )
 }
 
 /// Between three quarters and five quarters, so that many sessions do not come back at once.

@@ -1,8 +1,11 @@
 //! What can be said of an LLM agent in a configuration file?
 
+use super::{client::address, structured::Shape};
 use crate::{
+    AllowedHost,
     config::keys,
     sandbox::{Profile, Sandbox},
+    tools::toolbox::BUILT_IN,
 };
 use reqwest::header::HeaderValue;
 use secrecy::{ExposeSecret, SecretString};
@@ -112,6 +115,8 @@ pub struct ToolsConfig {
     pub calls_per_answer: usize,
     /// The most bytes of a result that the model is shown.
     pub output_limit: usize,
+    /// Hosts that `fetch` may reach although they are not public, or over http: `wiki.internal`, `localhost:8080`.
+    pub fetch_allow: Vec<AllowedHost>,
     /// How long a program or a fetch may take, in seconds.
     pub timeout_s: u64,
     /// What programs may do that the model starts (`shell`, `job_start`). Default: the profile `workspace`.
@@ -131,6 +136,7 @@ impl Default for ToolsConfig {
             env: Vec::new(),
             calls_per_answer: 64,
             output_limit: 64 * 1024,
+            fetch_allow: Vec::new(),
             timeout_s: 120,
             sandbox: Sandbox::default(),
             #[cfg(feature = "mcp")]
@@ -145,10 +151,24 @@ impl ToolsConfig {
         self.sandbox.or(Profile::Workspace)
     }
 
-    /// Whether these walls can be had, if they are needed.
-    pub(crate) fn check_walls(&self) -> Result<(), LlmConfigError> {
+    /// What is wrong with it as it is written, or on this machine. Folders and servers are looked for when it is used.
+    pub(crate) fn check(&self) -> Result<(), LlmConfigError> {
+        for name in &self.enabled {
+            let Some(known) = BUILT_IN.iter().find(|known| known.name == name) else {
+                let known = BUILT_IN.map(|tool| tool.name).join(", ");
+                let problem = format!("there is no built-in tool {name:?}; there are {known}");
+                return Err(LlmConfigError::invalid("tools.enabled", problem));
+            };
+            if known.needs_folder && self.workspace.is_none() {
+                return Err(LlmConfigError::invalid("tools.workspace", format!("{name} needs a folder to work in")));
+            }
+        }
+        self.check_walls()
+    }
+
+    /// Whether the walls can be had, if they are needed.
+    fn check_walls(&self) -> Result<(), LlmConfigError> {
         let starts_programs = self.enabled.iter().any(|tool| tool == "shell" || tool == "job_start");
-        // Without a workspace, that is what is missing.
         match &self.workspace {
             Some(workspace) if starts_programs => self
                 .walls()
@@ -324,6 +344,23 @@ impl LlmConfig {
             compaction: None,
             price: None,
         }
+    }
+
+    /// What is wrong with it as it is written, or on this machine. Keys, folders and servers are looked for when its agent
+    /// is made.
+    ///
+    /// # Errors
+    /// [`LlmConfigError::Invalid`] names the setting.
+    pub(crate) fn check(&self) -> Result<(), LlmConfigError> {
+        if self.model.trim().is_empty() {
+            return Err(LlmConfigError::invalid("model", "it is empty; give the name that the provider knows"));
+        }
+        if self.budget.cost_usd.is_some() && self.price.is_none() {
+            return Err(LlmConfigError::invalid("budget.cost_usd", "it needs price.input and price.output"));
+        }
+        address(self)?;
+        self.schema.as_ref().map(Shape::new).transpose()?;
+        self.tools.check()
     }
 
     /// The key, from where the configuration says; none if it says nothing.

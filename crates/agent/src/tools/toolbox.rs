@@ -12,6 +12,31 @@ use windlass_runtime::CoreExecutorError;
 /// Complaints about arguments that the model is told at once.
 const COMPLAINTS: usize = 5;
 
+/// A tool that a configuration names.
+pub(crate) struct BuiltIn {
+    pub(crate) name: &'static str,
+    /// Whether it works in a folder.
+    pub(crate) needs_folder: bool,
+}
+
+const fn built_in(name: &'static str, needs_folder: bool) -> BuiltIn {
+    BuiltIn { name, needs_folder }
+}
+
+/// The tools that a configuration names.
+pub(crate) const BUILT_IN: [BuiltIn; 10] = [
+    built_in("shell", true),
+    built_in("read_file", true),
+    built_in("write_file", true),
+    built_in("list_files", true),
+    built_in("fetch", false),
+    built_in("job_start", true),
+    built_in("job_status", false),
+    built_in("job_cancel", false),
+    built_in("ask_human", false),
+    built_in("send_peer", false),
+];
+
 /// The tools of an agent.
 pub(crate) struct Toolbox {
     tools: BTreeMap<String, Kept>,
@@ -36,6 +61,7 @@ pub(crate) struct Prepared {
 }
 
 impl Toolbox {
+    /// The tools of a configuration that was checked.
     pub(crate) fn from_config(config: &ToolsConfig, deps: &LlmDeps) -> Result<Toolbox, LlmConfigError> {
         let mut toolbox = Toolbox {
             tools: BTreeMap::new(),
@@ -44,34 +70,32 @@ impl Toolbox {
             output_limit: config.output_limit.clamp(256, 16 * 1024 * 1024),
         };
         let invalid = |problem: String| LlmConfigError::invalid("tools.enabled", problem);
-        config.check_walls()?;
         let workspace = match &config.workspace {
             Some(path) => Some(Arc::new(Workspace::open(path).map_err(|error| {
                 LlmConfigError::invalid("tools.workspace", format!("{}: {error}", path.display()))
             })?)),
             None => None,
         };
-        let place = |name: &str| {
-            let missing = || LlmConfigError::invalid("tools.workspace", format!("{name} needs a folder to work in"));
-            workspace.clone().ok_or_else(missing)
-        };
+        let place = || workspace.clone().expect("tools that need a folder have one, or the check finds it");
         let limit = Duration::from_secs(config.timeout_s);
-        let surroundings = |name: &str| {
-            let (env, limit, sandbox) = (config.env.clone(), limit, config.walls());
-            let (workspace, output) = (place(name)?, toolbox.output_limit);
-            Ok::<_, LlmConfigError>(Surroundings { workspace, env, limit, output, sandbox })
+        let surroundings = || Surroundings {
+            workspace: place(),
+            env: config.env.clone(),
+            limit,
+            output: toolbox.output_limit,
+            sandbox: config.walls(),
         };
         let mut jobs: Option<Arc<ShellJobs>> = None;
         let mut tools: Vec<Arc<dyn Tool>> = Vec::new();
         for name in &config.enabled {
             let mut shared_jobs = || jobs.get_or_insert_with(Arc::default).clone();
             tools.push(match name.as_str() {
-                "shell" => Arc::new(Shell::new(surroundings(name)?)),
-                "read_file" => Arc::new(ReadFile::new(place(name)?)),
-                "write_file" => Arc::new(WriteFile::new(place(name)?)),
-                "list_files" => Arc::new(ListFiles::new(place(name)?)),
+                "shell" => Arc::new(Shell::new(surroundings())),
+                "read_file" => Arc::new(ReadFile::new(place())),
+                "write_file" => Arc::new(WriteFile::new(place())),
+                "list_files" => Arc::new(ListFiles::new(place())),
                 "ask_human" => Arc::new(AskHuman::new()),
-                "job_start" => Arc::new(JobStart::new(shared_jobs(), surroundings(name)?)),
+                "job_start" => Arc::new(JobStart::new(shared_jobs(), surroundings())),
                 "job_status" => Arc::new(JobStatus::new()),
                 "job_cancel" => Arc::new(JobCancel::new(shared_jobs())),
                 "fetch" => match &deps.egress {
@@ -82,7 +106,7 @@ impl Toolbox {
                     Some(peers) => Arc::new(SendPeer::new(Arc::clone(peers))),
                     None => return Err(invalid("send_peer is not possible here: sessions have no comms".into())),
                 },
-                other => return Err(invalid(format!("there is no built-in tool {other:?}"))),
+                other => unreachable!("the check knows all names, and not {other}"),
             });
         }
         tools.extend(deps.tools.iter().cloned());

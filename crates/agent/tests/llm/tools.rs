@@ -2,12 +2,13 @@
 
 use crate::{
     provider::{Provider, Script, Speaks},
-    rig::{Bench, config, deltas},
+    rig::{Bench, config, deltas, told},
 };
 use serde_json::{Value, json};
 use std::sync::Arc;
 use windlass_agent::{
     Egress, EgressRules,
+    config::{AgentConfig, Agents},
     llm::{LlmConfig, LlmDeps, ToolsConfig},
 };
 use windlass_core::SessionId;
@@ -112,6 +113,24 @@ async fn only_public_pages_and_allowed_hosts_are_fetched() {
     let deps = LlmDeps { egress: Some(Egress::new(egress).expect("a client")), ..LlmDeps::default() };
     let fetched = results(enabled(&["fetch"]), deps, &[fetch(&raw.base)]).await;
     assert!(fetched[0].0.contains("\u{fffd}ok\n[invalid_utf8: "), "{fetched:?}");
+}
+
+#[tokio::test]
+async fn a_configuration_allows_hosts_by_name() {
+    let pages = Provider::answering(|_, _| Script::page(200, "text/plain", "a page")).await;
+    let (speaks, url) = (Speaks::Openai, json!({ "url": pages.base }).to_string());
+    let host = pages.base.trim_start_matches("http://");
+    for (allow, expected) in [(vec![], "result c: fetch_refused: "), (vec![host], "result c: HTTP 200 OK")] {
+        let provider = Provider::scripted([speaks.calls(&[("c", "fetch", &url)]), speaks.says(&["ok"])]).await;
+        let fetch_allow = allow.into_iter().map(|host| host.parse().expect("a host")).collect();
+        let config =
+            LlmConfig { tools: ToolsConfig { fetch_allow, ..enabled(&["fetch"]) }, ..config(speaks, &provider) };
+        let agents = Agents::new([("a".into(), AgentConfig::Llm(Box::new(config)))].into()).expect("valid");
+        let report = agents.test("a").await;
+        assert_eq!(report.text.as_deref(), Some("ok"), "{report:?}");
+        let said = told(&provider.bodies()[1]);
+        assert!(said.last().is_some_and(|line| line.starts_with(expected)), "{said:?}");
+    }
 }
 
 #[tokio::test]

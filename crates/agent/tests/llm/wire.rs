@@ -98,7 +98,7 @@ async fn answers_are_whole_whatever_the_cuts_and_whatever_is_missing_behind_them
 
 #[tokio::test]
 async fn what_is_no_answer_is_refused_by_its_class() {
-    let json_page = |status: u16, body: Value| Script::page(status, "application/json", &body.to_string());
+    let json_page = |status: u16, body: Value| Script::page(status, "application/json", body.to_string());
     for speaks in BOTH {
         let cut = |frames: usize, end: Frame| {
             let mut script = speaks.says(&["half an ", "answer"]);
@@ -116,6 +116,11 @@ async fn what_is_no_answer_is_refused_by_its_class() {
         for (case, script, expected) in [
             ("cut cleanly", cut(3, Frame::Bytes(Vec::new())), "retryable provider_answer_cut"),
             ("cut within a frame", cut(3, Frame::Bytes(b"data: {\"ch".to_vec())), "retryable provider_protocol_error"),
+            (
+                "cut within a character",
+                cut(3, Frame::Bytes(b"data: {\"x\":\"\xc3".to_vec())),
+                "retryable provider_answer_cut",
+            ),
             ("connection broken", cut(3, Frame::Break), "retryable provider_answer_cut"),
             ("silent in the middle", cut(3, Frame::Silence), "retryable provider_stalled"),
             ("silent from the start", cut(0, Frame::Silence), "retryable provider_stalled"),
@@ -235,7 +240,7 @@ async fn servers_that_do_not_stream_are_understood() {
     ];
     for (speaks, body) in whole {
         let provider =
-            Provider::scripted([Script::page(200, "application/json; charset=utf-8", &body.to_string())]).await;
+            Provider::scripted([Script::page(200, "application/json; charset=utf-8", body.to_string())]).await;
         assert_eq!(outcome(&config(speaks, &provider)).await.as_deref(), Ok("one piece"));
     }
 }

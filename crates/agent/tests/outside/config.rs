@@ -59,6 +59,23 @@ fn mistakes_name_the_agent_the_setting_and_the_remedy() {
             "\"http://x\" is no host. Write a name or address",
         ),
         ("[a]\nkind = \"llm\"\ndialect = \"openai\"\nmodel = \"m\"\nbudget.stepz = 1", "unknown field `stepz`"),
+        (
+            "[a]\nkind = \"llm\"\ndialect = \"openai\"\nmodel = \"m\"\ntools.enabled = [\"read_fiel\"]",
+            "agents.a: invalid_setting: tools.enabled: there is no built-in tool \"read_fiel\"; there are shell, read_file",
+        ),
+        (
+            "[a]\nkind = \"llm\"\ndialect = \"openai\"\nmodel = \"m\"\ntools.enabled = [\"read_file\"]",
+            "agents.a: invalid_setting: tools.workspace: read_file needs a folder",
+        ),
+        ("[a]\nkind = \"llm\"\ndialect = \"openai\"\nmodel = \"\"", "agents.a: invalid_setting: model: it is empty"),
+        (
+            "[a]\nkind = \"llm\"\ndialect = \"openai\"\nmodel = \"m\"\nbase_url = \"nowhere\"",
+            "agents.a: invalid_setting: base_url: ",
+        ),
+        (
+            "[a]\nkind = \"llm\"\ndialect = \"openai\"\nmodel = \"m\"\ntools.fetch_allow = [\"http://x\"]",
+            "\"http://x\" is no host. Write a name or address",
+        ),
         ("[\"a b\"]\nkind = \"builtin\"", "agents.a b: a name is 1 to 64 letters, digits, - and _"),
         ("[builtin]\nkind = \"process\"\ncommand = [\"x\"]", "agents.builtin: this name is the built-in agent's"),
     ] {
@@ -146,10 +163,6 @@ async fn greeting_an_agent_says_what_happens() {
         url = "https://example.com/"
         token_env = "A"
         token_file = "b"
-        [nameless]
-        kind = "llm"
-        dialect = "openai"
-        model = ""
         [keyless]
         kind = "llm"
         dialect = "anthropic"
@@ -170,7 +183,6 @@ async fn greeting_an_agent_says_what_happens() {
         ),
         ("unsigned", None, "executor_unavailable: agents.unsigned: secret: no webhook secret"),
         ("both", None, "executor_unavailable: agents.both: token_env and token_file are both set"),
-        ("nameless", None, "executor_unavailable: agents.nameless: invalid_setting: model: it is empty"),
         ("keyless", None, "executor_unavailable: agents.keyless: missing_key: api_key_env: the environment variable"),
         ("nobody", None, "unknown_agent"),
     ] {
