@@ -93,7 +93,13 @@ impl Works {
             expect_peer_channel: false,
             adoptable: false,
         };
-        match ops.register_operation(spec).await {
+        // Before it is registered: a run that is dropped meanwhile leaves nothing behind that nobody answers for.
+        self.under_way.insert(at.clone(), (id, ops.clone()));
+        let registered = ops.register_operation(spec).await;
+        if registered.is_err() {
+            self.under_way.remove(&at);
+        }
+        match registered {
             Ok(()) => {}
             // Begun by an earlier attempt: what became of it is the answer.
             Err(OpsError::Refused(OpsLifecycleError::AlreadyRegistered { .. })) => {
@@ -102,7 +108,6 @@ impl Works {
             }
             Err(error) => return Err(declined(&error)),
         }
-        self.under_way.insert(at, (id, ops.clone()));
         match ops.provisioning_succeeded(id).await {
             Ok(()) => Ok((id, OperationStatus::Running)),
             Err(error) => Err(declined(&error)),

@@ -4,8 +4,24 @@ use crate::{
     common::{adapter, gone, has, offer, pids, repository, result_text, session, until},
     python::python_with,
 };
+use axum::{
+    Json, Router,
+    extract::State,
+    http::{HeaderMap, StatusCode},
+    response::{IntoResponse, Response},
+    routing::post,
+};
 use serde_json::{Value, json};
-use std::{collections::BTreeMap, fs, path::Path, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+use tokio_util::task::AbortOnDropHandle;
 use windlass_agent::{
     mcp::{McpConfig, McpServer},
     tools::{Effect, Reply, Tool, ToolContext},
@@ -121,6 +137,62 @@ async fn whatever_a_server_does_the_model_is_told_and_the_next_call_works() {
     let tools = small(dir.path(), |_| {}).await.expect("tools");
     let (said, _) = call(&tools["small__huge"], json!({})).await;
     assert!(said.contains("[cut: 1048576 of 2097152 bytes are shown]"), "{}", &said[..100]);
+}
+
+/// An endpoint that keeps one session at a time, and offers something else in each.
+async fn keeps_one_session(State(current): State<Arc<AtomicU32>>, headers: HeaderMap, body: Json<Value>) -> Response {
+    let (method, params) = (body["method"].as_str().unwrap_or_default(), &body["params"]);
+    let session = current.load(Ordering::SeqCst).to_string();
+    let is_known = headers.get("mcp-session-id").is_some_and(|sent| sent.as_bytes() == session.as_bytes());
+    let told =
+        |name: &str, told: &str| json!({ "name": name, "description": told, "inputSchema": { "type": "object" } });
+    let result = match method {
+        "initialize" => {
+            json!({
+                "protocolVersion": params["protocolVersion"],
+                "capabilities": { "tools": {} },
+                "serverInfo": { "name": "one", "version": "1" },
+            })
+        }
+        "tools/list" | "tools/call" if !is_known => return StatusCode::NOT_FOUND.into_response(),
+        "tools/list" => json!({ "tools": [told("same", "it"), told("changed", &session)] }),
+        "tools/call" => json!({ "content": [{ "type": "text", "text": format!("done in session {session}") }] }),
+        _ if body["id"].is_null() => return StatusCode::ACCEPTED.into_response(),
+        _ => {
+            let error = json!({ "code": -32601, "message": "unknown method" });
+            return Json(json!({ "jsonrpc": "2.0", "id": body["id"], "error": error })).into_response();
+        }
+    };
+    let answer = Json(json!({ "jsonrpc": "2.0", "id": body["id"], "result": result }));
+    ([("mcp-session-id", session)], answer).into_response()
+}
+
+#[tokio::test]
+async fn an_endpoint_that_ends_our_session_is_asked_anew_what_it_offers() {
+    let current = Arc::new(AtomicU32::new(1));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let host = listener.local_addr().expect("bound").to_string();
+    let router = Router::new().route("/mcp", post(keeps_one_session)).with_state(Arc::clone(&current));
+    let _endpoint = AbortOnDropHandle::new(tokio::spawn(async move { axum::serve(listener, router).await }));
+    let config = McpConfig {
+        url: Some(format!("http://{host}/mcp")),
+        allow: vec![host.parse().expect("a host")],
+        ..McpConfig::default()
+    };
+    let tools = McpServer::new("one", config).tools().await.expect("tools");
+    let tools: Tools = tools.into_iter().map(|tool| (tool.name().to_owned(), tool)).collect();
+    for (tool, session, expected) in [
+        ("one__same", 1, "done in session 1"),
+        ("one__changed", 1, "done in session 1"),
+        ("one__changed", 2, "mcp_tool_changed: "),
+        ("one__same", 2, "done in session 2"),
+        // Refused by the endpoint, it has had no effect, although it may not be repeated.
+        ("one__same", 3, "done in session 3"),
+    ] {
+        current.store(session, Ordering::SeqCst);
+        let (said, _) = call(&tools[tool], json!({})).await;
+        assert!(said.starts_with(expected), "{tool} in session {session}: {said}");
+    }
 }
 
 #[tokio::test]
