@@ -19,7 +19,7 @@ pub struct CreateToken {
     /// What it may do, for example `inputs:write`.
     #[cfg_attr(feature = "openapi", schema(value_type = Vec<crate::schema::Scope>, min_items = 1, max_items = 64))]
     pub scopes: Vec<String>,
-    /// Only sessions whose name begins so.
+    /// Only sessions whose name begins so. Administration is of a whole tenant: a token that is bound so has no such scope.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<crate::schema::SessionName>))]
     pub session_prefix: Option<String>,

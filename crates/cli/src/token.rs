@@ -17,7 +17,7 @@ use windlass_client::{
     api::{CreateToken, CreatedToken, Page, TokenView},
 };
 use windlass_server::{
-    Code,
+    Code, Scopes,
     auth::{NewToken, TokenId, Tokens},
 };
 
@@ -37,7 +37,7 @@ pub(crate) struct Create {
     /// What it is for, in words of your own
     #[arg(long, value_name = "TEXT")]
     name: Option<String>,
-    /// What it may do, for example inputs:write; more than one if repeated [default: everything]
+    /// What it may do, for example inputs:write; more than one if repeated [default: everything; with --session-prefix, everything but administration]
     #[arg(long, value_name = "SCOPE")]
     scope: Vec<String>,
     /// The tenant that it speaks for [default: the one of who asks]
@@ -122,10 +122,15 @@ pub(crate) fn run(verb: &Verb) -> Result<(), Failure> {
 }
 
 async fn create(args: &Create) -> Result<CreatedToken, Failure> {
+    let scopes = match &args.session_prefix {
+        _ if !args.scope.is_empty() => args.scope.clone(),
+        None => vec!["*".to_owned()],
+        Some(_) => Scopes::all().without_administration().iter().map(|scope| scope.to_string()).collect(),
+    };
     let token = CreateToken {
         name: args.name.clone(),
         tenant: args.tenant.clone(),
-        scopes: if args.scope.is_empty() { vec!["*".to_owned()] } else { args.scope.clone() },
+        scopes,
         session_prefix: args.session_prefix.clone(),
         expires_in: args.expires_in.map(|time| time.as_secs().max(1)),
     };
