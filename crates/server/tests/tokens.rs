@@ -264,3 +264,32 @@ async fn tokens_outlive_the_server_and_their_use_is_noted() {
     assert!(again.get(&row.id).unwrap().last_used_at.is_some());
     assert!(!format!("{tokens:?} {text:?}").contains(text.expose_secret()), "secrets are not printed");
 }
+
+#[tokio::test]
+async fn a_token_that_is_bound_to_a_prefix_writes_to_no_other_session_by_its_id_either() {
+    let mut server = TestServer::start().await;
+    let id = async |server: &TestServer, settings: Value| {
+        let made = server.post("/v1/sessions", &settings).await;
+        assert_eq!(made.status, 201, "{made:?}");
+        made.body["id"].as_str().expect("an id").to_owned()
+    };
+    let unnamed = id(&server, json!({})).await;
+    let other = id(&server, json!({"name": "other"})).await;
+    // Ids are texts of hex digits too, and each of these begins like one.
+    let prefixes = [&unnamed[..1], &other[..1]];
+    let (root, _) = token(&server, json!({"scopes": ["*"]})).await;
+    server.show(Some(&root));
+    for (prefix, to) in prefixes.into_iter().zip([&unnamed, &other]) {
+        let own = format!("{prefix}-own");
+        let beside = id(&server, json!({"name": format!("{prefix}-beside")})).await;
+        id(&server, json!({"name": own})).await;
+        let (bound, _) = token(&server, json!({"scopes": ["peers:send"], "session_prefix": prefix})).await;
+        server.show(Some(&bound));
+        let messages = format!("/v1/sessions/{own}/peers/messages");
+        let foreign = server.post(&messages, &json!({"to": to, "body": "hello"})).await;
+        assert_eq!(foreign.code(), "peer_unknown", "{foreign:?}");
+        let allowed = server.post(&messages, &json!({"to": beside, "body": "hello"})).await;
+        assert_eq!(allowed.status, 202, "{allowed:?}");
+        server.show(Some(&root));
+    }
+}

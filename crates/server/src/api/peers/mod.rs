@@ -87,7 +87,7 @@ pub(crate) async fn send(
     let key = headers::idempotency_key(&headers)?;
     check::name("/to", &new.to)?;
     let sender = reach::reach(&state, &principal, &session).await?.id();
-    if !principal.may_name(Some(&new.to)) {
+    if !may_write_to(&state, &principal, &new.to).await? {
         return Err(unknown());
     }
     let (to, kind) = (PeerName::new(new.to.as_str()).map_err(|_| unknown())?, new.kind);
@@ -102,6 +102,17 @@ pub(crate) async fn send(
         SendReceipt::InputAccepted { .. } => return Err(Problem::internal("what is sent to a peer became an input")),
     };
     Ok((StatusCode::ACCEPTED, Json(PeerMessageSent { id: id.0, kind, delivered })))
+}
+
+/// Whether the caller's token reaches a peer: it may be bound to names that begin alike, and an id says no name.
+async fn may_write_to(state: &AppState, principal: &Principal, to: &str) -> Result<bool, Problem> {
+    if principal.prefix.is_none() {
+        return Ok(true);
+    }
+    match reach::session_of(principal, to) {
+        Ok((id, None)) => Ok(reach::owner(state, id).await?.is_some_and(|owner| owner.shows_to(principal))),
+        _ => Ok(principal.may_name(Some(to))),
+    }
 }
 
 fn unknown() -> Problem {
