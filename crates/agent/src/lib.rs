@@ -6,7 +6,7 @@
 //! - [`HttpExecutor`] posts runs to an endpoint.
 //! - [`service::ServiceExecutor`] drives whatever keeps conversations.
 //!
-//! Programs that they start run in a [`sandbox`].
+//! Programs that they start run in a [`sandbox`]. Keys that somebody quotes are kept out of logs by [`known`].
 //!
 //! [`config::Agents`] gives sessions theirs by name, as a configuration file declares them.
 
@@ -23,6 +23,7 @@ mod exchange;
 mod factory;
 mod http;
 mod jobs;
+pub mod known;
 pub mod ledger;
 pub mod llm;
 #[cfg(feature = "mcp")]

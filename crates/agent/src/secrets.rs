@@ -1,5 +1,6 @@
 //! What is never shown of what others say: the secrets that they were given.
 
+use crate::known;
 use secrecy::{ExposeSecret, SecretString};
 use windlass_runtime::CoreExecutorError;
 
@@ -9,7 +10,7 @@ const TELLING: usize = 4;
 /// A text without these secrets, also without what an excerpt that ends within one has left of it. Those of several lines
 /// are hidden line by line, as programs say them.
 pub(crate) fn hidden(text: &str, secrets: &[SecretString]) -> String {
-    let mut text = text.to_owned();
+    let mut text = known::hidden(text).into_owned();
     for secret in secrets.iter().flat_map(|secret| secret.expose_secret().lines()).map(str::trim) {
         if secret.len() < TELLING {
             continue;

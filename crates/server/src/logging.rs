@@ -1,17 +1,24 @@
 //! What does the server log, and what does it never log?
 //!
 //! JSON lines where standard error is no terminal. No body, no token and no query is ever a field of an event of ours;
-//! the crates below, which would show headers when asked for details, are kept to warnings.
+//! the crates below, which would show headers when asked for details, are kept to warnings. What others quote (a
+//! provider its caller's key, a program its environment, a panic its arguments) is hidden in every line on its way out:
+//! see [`windlass_agent::known`].
 
 use crate::config::{ConfigError, LogFormat, TelemetryConfig};
-use std::io::IsTerminal;
+use std::{
+    backtrace::{Backtrace, BacktraceStatus},
+    io::{self, IsTerminal, Write},
+    panic::PanicHookInfo,
+};
 use tracing::Subscriber;
 use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
+use windlass_agent::known;
 
 /// The crates that see bytes of requests: whatever is asked for, they log no details.
 const QUIET: [&str; 6] = ["h2=warn", "hyper=warn", "hyper_util=warn", "reqwest=warn", "rustls=warn", "tower=warn"];
 
-/// Logs to standard error from now on, for the whole process.
+/// Logs to standard error from now on, for the whole process, and panics too.
 ///
 /// # Errors
 /// [`ConfigError`] if `telemetry.log` is no filter. That something else logs already is none: then that goes on.
@@ -19,16 +26,17 @@ pub fn install(config: &TelemetryConfig) -> Result<(), ConfigError> {
     let json = match config.log_format {
         LogFormat::Json => true,
         LogFormat::Text => false,
-        LogFormat::Auto => !std::io::stderr().is_terminal(),
+        LogFormat::Auto => !io::stderr().is_terminal(),
     };
-    let subscriber = subscriber(&config.log, json, std::io::stderr)?;
+    let subscriber = subscriber(&config.log, json, io::stderr)?;
     if tracing::subscriber::set_global_default(subscriber).is_err() {
         tracing::debug!("the log was set up already");
     }
+    std::panic::set_hook(Box::new(log_panic));
     Ok(())
 }
 
-/// A log of this filter on this writer.
+/// A log of this filter on this writer, which is given whole lines without secrets.
 ///
 /// # Errors
 /// As for [`install`].
@@ -44,7 +52,7 @@ where
     for quiet in QUIET {
         filter = filter.add_directive(quiet.parse().map_err(|error| invalid(&error))?);
     }
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(Discreet(writer));
     Ok(if json {
         boxed(builder.json().flatten_event(true).with_current_span(true).with_span_list(false).finish())
     } else {
@@ -54,4 +62,35 @@ where
 
 fn boxed(subscriber: impl Subscriber + Send + Sync) -> Box<dyn Subscriber + Send + Sync> {
     Box::new(subscriber)
+}
+
+/// Logs a panic instead of printing it: what it quotes goes the way of everything that is logged.
+pub fn log_panic(panic: &PanicHookInfo<'_>) {
+    let message = panic.payload_as_str().unwrap_or("no text");
+    let place = panic.location().map(ToString::to_string).unwrap_or_default();
+    let backtrace = Backtrace::capture();
+    let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string());
+    tracing::error!(target: "windlass::panic", place, backtrace, "{message}");
+}
+
+/// Writes without secrets. The log hands over each event in one piece, so that none is cut in two.
+struct Discreet<W>(W);
+
+impl<'a, W: MakeWriter<'a>> MakeWriter<'a> for Discreet<W> {
+    type Writer = Discreet<W::Writer>;
+
+    fn make_writer(&'a self) -> Self::Writer {
+        Discreet(self.0.make_writer())
+    }
+}
+
+impl<W: Write> Write for Discreet<W> {
+    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        self.0.write_all(known::hidden(&String::from_utf8_lossy(event)).as_bytes())?;
+        Ok(event.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
 }

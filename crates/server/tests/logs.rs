@@ -55,3 +55,34 @@ async fn a_log_in_every_detail_holds_no_token_no_query_no_header_and_no_body() {
         assert!(serde_json::from_str::<serde_json::Value>(line).is_ok_and(|line| line.is_object()), "{line}");
     }
 }
+
+#[test]
+fn what_is_quoted_by_an_error_a_url_or_a_panic_is_hidden_in_both_formats() {
+    const KEY: &str = "a-key\"with-marks";
+    windlass_agent::known::know(&KEY.into());
+    for json in [true, false] {
+        let kept = Kept::default();
+        let subscriber = logging::subscriber("info", json, {
+            let kept = kept.clone();
+            move || kept.clone()
+        });
+        let _logging = tracing::subscriber::set_default(subscriber.unwrap());
+        tracing::error!(error = %format_args!("401 of the provider: {KEY} is wrong"), "a request failed");
+        tracing::warn!(url = "https://example.com/hook?token=of-somebody&page=2", "not reached");
+        tracing::info!(password = "of-somebody", "a field by its name");
+        let printing = std::panic::take_hook();
+        std::panic::set_hook(Box::new(logging::log_panic));
+        let panicked = std::panic::catch_unwind(|| panic!("no header can hold {KEY:?}"));
+        std::panic::set_hook(printing);
+        assert!(panicked.is_err());
+
+        let log = String::from_utf8(kept.0.lock().unwrap().clone()).unwrap();
+        for hidden in ["a-key", "with-marks", "of-somebody"] {
+            assert!(!log.contains(hidden), "{hidden} is in the log: {log}");
+        }
+        for said in ["*** is wrong", "token=***&page=2", "no header can hold", "windlass::panic", "logs.rs"] {
+            assert!(log.contains(said), "{said} is not in the log: {log}");
+        }
+        assert_eq!(log.lines().count(), 4, "{log}");
+    }
+}

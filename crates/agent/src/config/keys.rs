@@ -1,5 +1,6 @@
 //! Where do keys come from? Never from the configuration file itself.
 
+use crate::known;
 use secrecy::SecretString;
 use std::{env, ffi::OsString, fs, path::Path};
 
@@ -10,7 +11,7 @@ const LIMIT: u64 = 64 << 10;
 pub(crate) fn variable(name: &str) -> Result<SecretString, String> {
     let file = format!("{name}_FILE");
     match (env::var(name), env::var_os(&file)) {
-        (Ok(value), _) => Ok(value.into()),
+        (Ok(value), _) => Ok(known(value)),
         (Err(env::VarError::NotUnicode(_)), _) => Err(format!("the environment variable {name} is no UTF-8")),
         (Err(env::VarError::NotPresent), Some(path)) => content(Path::new(&path)),
         (Err(env::VarError::NotPresent), None) => {
@@ -20,14 +21,21 @@ pub(crate) fn variable(name: &str) -> Result<SecretString, String> {
 }
 
 /// What is in a file, without the white space around it.
-pub(super) fn content(path: &Path) -> Result<SecretString, String> {
+pub(crate) fn content(path: &Path) -> Result<SecretString, String> {
     let told = |error: &dyn std::fmt::Display| format!("the key file {} cannot be read: {error}", path.display());
     let size = fs::metadata(path).map_err(|error| told(&error))?.len();
     if size > LIMIT {
         return Err(told(&format!("it is {size} bytes long, and a key has at most {LIMIT}")));
     }
     let text = fs::read_to_string(path).map_err(|error| told(&error))?;
-    Ok(text.trim().to_owned().into())
+    Ok(known(text.trim().to_owned()))
+}
+
+/// From here on it is in no line of the log.
+fn known(text: String) -> SecretString {
+    let secret = SecretString::from(text);
+    known::know(&secret);
+    secret
 }
 
 /// What one of two settings names; none if neither is there.

@@ -11,7 +11,7 @@ use reqwest::header::HeaderValue;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 /// An agent that asks a language model and lets it use tools.
 ///
@@ -374,9 +374,7 @@ impl LlmConfig {
                 return Err(LlmConfigError::invalid("api_key_file", "give this or api_key_env, not both"));
             }
             (Some(name), None) => ("api_key_env", keys::variable(name).map(|key| key.expose_secret().to_owned())),
-            (None, Some(path)) => {
-                ("api_key_file", fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display())))
-            }
+            (None, Some(path)) => ("api_key_file", keys::content(path).map(|key| key.expose_secret().to_owned())),
         };
         match found.map(|key| key.trim().to_owned()) {
             Ok(key) if key.is_empty() => Err(LlmConfigError::MissingKey { field, problem: "it is empty".into() }),

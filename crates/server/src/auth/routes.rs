@@ -43,7 +43,7 @@ async fn create(
     let new = new_token(&caller, wanted, caller.is_local())?;
     let tokens = state.clone();
     let (row, token) = state.to_its_end(async move { tokens.tokens().create(new).await }).await?;
-    tracing::info!(token = %row.id, tenant = %row.tenant, "a token was made");
+    tracing::info!(id = %row.id, tenant = %row.tenant, "a token was made");
     let place = format!("/v1/tokens/{}", row.id);
     let created = CreatedToken { token: token.expose_secret().to_owned(), view: row.into() };
     Ok((StatusCode::CREATED, [(header::LOCATION, place)], Json(created)))
@@ -140,6 +140,6 @@ async fn revoke(
     }
     let (tokens, revoked) = (state.clone(), id.clone());
     state.to_its_end(async move { tokens.tokens().revoke(&revoked).await }).await?;
-    tracing::info!(token = %id, "a token was revoked");
+    tracing::info!(%id, "a token was revoked");
     Ok(StatusCode::NO_CONTENT)
 }
