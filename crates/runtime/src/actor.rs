@@ -6,6 +6,7 @@
 
 mod leaving;
 mod snapshots;
+mod traces;
 mod turns;
 
 pub(crate) use leaving::UNREGISTERED;
@@ -13,6 +14,7 @@ pub(crate) use turns::{clean_up, panic_text};
 
 use self::{
     snapshots::{SinceSnapshot, entry_bytes},
+    traces::TracedRun,
     turns::{RunningTurn, gone},
 };
 use crate::{
@@ -26,6 +28,7 @@ use crate::{
     shared::Shared,
     store::{Append, IndexChange, Opened, SessionStatus, StoreError},
     sweep::Named,
+    trace::how_of,
     waiters::Waiters,
 };
 use futures_util::FutureExt;
@@ -39,8 +42,9 @@ use tokio::{
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 use windlass_core::{
-    AcceptOutcome, AttemptId, Control, Effect, Entry, Event, Fence, Gate, InputId, InputKind, OperationReport,
-    OpsLifecycleError, Record, Reply, RunClosed, RunEnd, RunStart, SendRefused, Seq, Session, Step, Ticket, Timestamp,
+    AcceptOutcome, Accepted, AttemptId, Control, Effect, Entry, Event, Fence, Gate, InputId, InputKind,
+    OperationReport, OpsLifecycleError, Record, Reply, RunClosed, RunStart, SendRefused, Seq, Session, Step, Ticket,
+    Timestamp,
 };
 
 pub(crate) struct Actor {
@@ -74,6 +78,8 @@ pub(crate) struct Actor {
     last_active: Instant,
     /// When the attempt that is on began; kept for who observes.
     run_since: Timestamp,
+    /// The attempt that is on, where somebody hears of its trace.
+    traced: Option<Box<TracedRun>>,
     _counted: Counted,
 }
 
@@ -91,7 +97,7 @@ enum Asked {
     Nobody,
     Accept { kind: InputKind, wait: bool, pinned: bool, reply: Answer<Admitted>, _named: Option<Named> },
     Withdraw(Answer<windlass_core::WithdrawOutcome>),
-    Checkpoint(Answer<Result<Vec<Arc<windlass_core::Accepted>>, RunClosed>>),
+    Checkpoint(Answer<Result<Vec<Arc<Accepted>>, RunClosed>>),
     Boundary(Answer<Result<Arc<windlass_core::RunBoundaryReceipt>, RunClosed>>),
     Cancel(Answer<windlass_core::CancelOutcome>),
     Control { verb: Ending, let_go: LetGo, reply: Answer<windlass_core::ControlReport> },
@@ -163,6 +169,7 @@ impl Actor {
             made: Instant::now(),
             last_active: Instant::now(),
             run_since: Timestamp::ZERO,
+            traced: None,
             _counted: counted,
         }
     }
@@ -421,11 +428,13 @@ impl Actor {
         let index = accepted.chain(settled).collect();
         let status = SessionStatus::of(&self.session);
         let append = Append { session: self.slot.id, fence: self.fence, entries, index, status };
-        let observed = self.shared.observer.is_some().then(|| append.entries.clone());
+        let traced_since = self.traced.as_ref().map(|_| self.moment());
+        let observed = (self.shared.observer.is_some() || traced_since.is_some()).then(|| append.entries.clone());
         self.shared.store.append(append).await?;
         self.slot.succeeded();
         if let Some(entries) = observed {
             self.observe(&entries);
+            self.trace_commit(&entries, traced_since);
         }
         if let Some(hub) = self.slot.hub() {
             hub.committed(head);
@@ -444,13 +453,7 @@ impl Actor {
                     observer.run_started(started.attempt);
                 }
                 Record::RunEnded(ended) => {
-                    let how = match &ended.end {
-                        RunEnd::Completed { .. } => "completed",
-                        RunEnd::Failed { .. } => "failed",
-                        RunEnd::Cancelled { .. } => "cancelled",
-                        RunEnd::Released { .. } => "released",
-                    };
-                    observer.run_ended(how, entry.at.since(self.run_since));
+                    observer.run_ended(how_of(&ended.end), entry.at.since(self.run_since));
                 }
                 _ => {}
             }
@@ -476,8 +479,11 @@ impl Actor {
         for effect in std::mem::take(&mut self.step.effects) {
             match effect {
                 Effect::Reply { ticket, reply } => self.answer(ticket, reply, Some(waiters)),
-                Effect::StartRun(start) if start.pinned => self.pinned = Some(start),
-                Effect::StartRun(start) => starting = Some(start),
+                Effect::StartRun(start) => {
+                    self.trace_start(&start);
+                    let place = if start.pinned { &mut self.pinned } else { &mut starting };
+                    *place = Some(start);
+                }
                 Effect::StopRun { attempt, reason } => self.stop_turn(attempt, &reason),
             }
         }
@@ -541,7 +547,12 @@ impl Actor {
                 drop(reply.send(Ok(Admitted { outcome, completion, pinned })));
             }
             (Asked::Withdraw(reply), Reply::Withdraw(outcome)) => drop(reply.send(Ok(outcome))),
-            (Asked::Checkpoint(reply), Reply::Checkpoint(steering)) => drop(reply.send(Ok(steering))),
+            (Asked::Checkpoint(reply), Reply::Checkpoint(steering)) => {
+                if let (Ok(taken), Some(attempt)) = (&steering, self.session.current_attempt()) {
+                    self.trace_queued(attempt, taken);
+                }
+                drop(reply.send(Ok(steering)));
+            }
             (Asked::Boundary(reply), Reply::Boundary(receipt)) => drop(reply.send(Ok(receipt))),
             (Asked::Operation(reply), Reply::Operation(done)) => drop(reply.send(Ok(done))),
             (Asked::Send(reply), Reply::Send(kept)) => drop(reply.send(Ok(kept))),

@@ -15,6 +15,7 @@ use crate::{
     owner::Slot,
     shared::{Alarms, Options, Shared, ring},
     store::{ListQuery, SessionRow, Store},
+    trace::Tracer,
 };
 use futures_util::{StreamExt, stream};
 use std::{
@@ -62,6 +63,7 @@ pub struct RuntimeBuilder {
     policy: PolicyTable,
     policies: Option<Arc<dyn Policies>>,
     observer: Option<Arc<dyn Observer>>,
+    tracer: Option<Arc<dyn Tracer>>,
     limits: Limits,
     clock: Arc<dyn Clock>,
     options: Options,
@@ -103,6 +105,12 @@ impl RuntimeBuilder {
     /// Who counts and times what happens. Default: nobody, which costs nothing.
     pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
         self.observer = Some(observer);
+        self
+    }
+
+    /// Who hears of the parts of traces. Default: nobody, which costs nothing.
+    pub fn tracer(mut self, tracer: Arc<dyn Tracer>) -> Self {
+        self.tracer = Some(tracer);
         self
     }
 
@@ -177,6 +185,7 @@ impl RuntimeBuilder {
             policy: Arc::new(self.policy),
             policies: self.policies,
             observer: self.observer,
+            tracer: self.tracer,
             limits: self.limits,
             clock: self.clock,
             options,
@@ -203,6 +212,7 @@ impl RuntimeSessionAdapter {
             policy: PolicyTable::reference(),
             policies: None,
             observer: None,
+            tracer: None,
             limits: Limits::default(),
             clock: Arc::new(SystemClock),
             options: Options {

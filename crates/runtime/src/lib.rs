@@ -33,6 +33,7 @@ mod shared;
 pub mod store;
 mod sweep;
 pub mod testing;
+mod trace;
 mod turn;
 mod waiters;
 
@@ -49,4 +50,5 @@ pub use observer::Observer;
 pub use operations::{CompletionFeed, EpochCursorState, OpsError, OpsLifecycleRegistry, SessionRuntimeBindings};
 pub use policy_file::{PolicyFileError, policy_from_toml};
 pub use reference::{RunControlCommand, RuntimeControlPlane, RuntimeMode, SessionServiceRuntimeExt};
+pub use trace::{Span, SpanPart, Tracer};
 pub use turn::{Turn, TurnError};

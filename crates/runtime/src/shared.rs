@@ -2,7 +2,7 @@
 
 use crate::{
     actor::clean_up, blob::BlobStore, clock::Clock, creation::Policies, executor::ExecutorFactory, observer::Observer,
-    owner::Slot, store::Store,
+    owner::Slot, store::Store, trace::Tracer,
 };
 use std::{
     collections::{BTreeSet, HashMap},
@@ -20,6 +20,7 @@ pub(crate) struct Shared {
     pub(crate) policy: Arc<PolicyTable>,
     pub(crate) policies: Option<Arc<dyn Policies>>,
     pub(crate) observer: Option<Arc<dyn Observer>>,
+    pub(crate) tracer: Option<Arc<dyn Tracer>>,
     pub(crate) limits: Limits,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) options: Options,

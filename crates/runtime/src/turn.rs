@@ -6,6 +6,7 @@ use crate::{
     mailbox::{Mailbox, Message},
     operations::OpsLifecycleRegistry,
     store::StoreError,
+    trace::attempt_trace,
 };
 use std::{
     sync::{
@@ -231,16 +232,6 @@ impl Turn {
         self.inner.mailbox.send(message(reply)).await.map_err(|_| SessionError::Draining)?;
         answer.await.map_err(|_| SessionError::Draining)?
     }
-}
-
-/// The attempt's span: named by what it is, so that it needs to be kept nowhere.
-pub(crate) fn attempt_trace(start: &RunStart) -> Option<TraceContext> {
-    let continued = start.traces.first()?;
-    let AttemptId { run, attempt } = start.attempt;
-    let mut part = [0; 20];
-    part[..16].copy_from_slice(run.as_uuid().as_bytes());
-    part[16..].copy_from_slice(&attempt.to_be_bytes());
-    Some(continued.child(&part))
 }
 
 impl std::fmt::Debug for Turn {

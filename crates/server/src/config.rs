@@ -198,6 +198,9 @@ pub struct TelemetryConfig {
     /// How: "json", "text", or "auto", which is text on a terminal.
     #[config(default = "auto")]
     pub log_format: LogFormat,
+    /// Where spans are sent by OTLP over HTTP, for example "http://localhost:4318"; the path is added. It wins over
+    /// OTEL_EXPORTER_OTLP_ENDPOINT. Without either nothing is sent.
+    pub otlp_endpoint: Option<String>,
 }
 
 /// How the log is written.
@@ -312,6 +315,15 @@ impl Config {
         Agents::new(self.agents.clone()).map_err(|error| invalid(format!("agents.{}", error.agent), &error.problem))?;
         api::peers::remote::check(&self.peers)
             .map_err(|error| invalid(format!("peers.{}", error.peer), &error.problem))?;
+        if let Some(endpoint) = &self.telemetry.otlp_endpoint {
+            let invalid = |error| Err(invalid("telemetry.otlp_endpoint", &error));
+            if !cfg!(feature = "otlp") {
+                return invalid("this binary was built without the feature otlp");
+            }
+            if !endpoint.parse::<http::Uri>().is_ok_and(|uri| matches!(uri.scheme_str(), Some("http" | "https"))) {
+                return invalid("an http or https URL is wanted");
+            }
+        }
         let auth = &self.auth;
         let jwt = [&auth.jwt_issuer, &auth.jwt_audience, &auth.jwt_keys];
         if jwt.iter().any(|value| value.is_some()) && jwt.iter().any(|value| value.is_none()) {

@@ -15,6 +15,8 @@ pub mod limits;
 mod listener;
 pub mod logging;
 pub mod openapi;
+#[cfg(feature = "otlp")]
+mod otlp;
 pub mod problem;
 mod routes;
 mod serve;

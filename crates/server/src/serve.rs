@@ -19,6 +19,7 @@ use crate::{
     state::{AgentCatalog, AppState, Parts},
     telemetry::Metrics,
     tls::{Tls, TlsError},
+    trace::{OtlpError, Traces},
 };
 use std::{
     io,
@@ -100,6 +101,9 @@ pub enum ServeError {
     /// The keys of JWTs cannot be used.
     #[error(transparent)]
     JwtKeys(#[from] JwtKeysError),
+    /// Spans cannot be exported as configured.
+    #[error(transparent)]
+    Otlp(#[from] OtlpError),
     /// Nothing can be counted: a bug.
     #[error("{0}")]
     Metrics(Problem),
@@ -124,6 +128,7 @@ impl ServeError {
             | ServeError::JwtKeys(_)
             | ServeError::Agents(_)
             | ServeError::Peers(_)
+            | ServeError::Otlp(_)
             | ServeError::NoFolder(_)
             | ServeError::Folder { .. }
             | ServeError::Store(StoreError::Newer { .. }) => 78,
@@ -224,6 +229,7 @@ impl ServerBuilder {
             Some(metrics) => metrics,
             None => Arc::new(Metrics::new().map_err(ServeError::Metrics)?),
         };
+        let traces = Traces::of(&config.telemetry)?;
         let policies = api::PolicyBook::load(Arc::clone(&self.documents)).await.map_err(ServeError::Policies)?;
         let policies = Arc::new(policies);
         let peers = api::peers::carry::PeersOfAgents::default();
@@ -246,11 +252,15 @@ impl ServerBuilder {
             runtime = runtime.blobs(blobs);
         }
         let remotes = Remotes::of(&config.server, config.store.path.as_deref(), &config.peers)?;
+        if let Some(tracer) = traces.tracer() {
+            runtime = runtime.tracer(tracer);
+        }
         let state = AppState::new(Parts {
             adapter: runtime.build(),
             documents: self.documents,
             agents,
             metrics,
+            traces,
             tokens,
             jwt,
             rates: Rates::new(&config.limits),
@@ -351,6 +361,7 @@ impl Server {
         if let Err(problem) = self.state.tokens().note_uses().await {
             tracing::warn!(%problem, "the last uses of tokens were not noted");
         }
+        self.state.traces().shut_down().await;
         drop((&mut self.door).await);
     }
 }
@@ -472,6 +483,11 @@ fn places(config: &Config) -> Result<(PathBuf, PathBuf), ServeError> {
 /// [`ServeError`], whose exit code the process should end with. After [`ServeError::Interrupted`] it should end at
 /// once.
 pub async fn serve(mut config: Config, ready: impl FnOnce(SocketAddr)) -> Result<(), ServeError> {
+    // A dump of the memory would hold every key.
+    let none = rustix::process::Rlimit { current: Some(0), maximum: Some(0) };
+    if let Err(error) = rustix::process::setrlimit(rustix::process::Resource::Core, none) {
+        tracing::warn!(%error, "a crash may leave a core dump, which holds secrets");
+    }
     // Before the store is touched: whoever listens there already may be writing it.
     let listener = listen(config.server.listen).await?;
     let (file, blob_folder) = places(&config)?;

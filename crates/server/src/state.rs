@@ -6,6 +6,7 @@ use crate::{
     limits::Rates,
     problem::Problem,
     telemetry::Metrics,
+    trace::Traces,
 };
 use async_trait::async_trait;
 use std::sync::{
@@ -71,6 +72,7 @@ pub(crate) struct Parts {
     pub(crate) agents: Arc<dyn AgentCatalog>,
     pub(crate) config: Config,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) traces: Traces,
     pub(crate) tokens: Tokens,
     pub(crate) jwt: Option<Jwt>,
     pub(crate) rates: Rates,
@@ -118,6 +120,11 @@ impl AppState {
     /// What is counted.
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.0.metrics
+    }
+
+    /// Where spans go.
+    pub(crate) fn traces(&self) -> &Traces {
+        &self.0.traces
     }
 
     /// The tokens of this server.

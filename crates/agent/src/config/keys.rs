@@ -11,7 +11,7 @@ const LIMIT: u64 = 64 << 10;
 pub(crate) fn variable(name: &str) -> Result<SecretString, String> {
     let file = format!("{name}_FILE");
     match (env::var(name), env::var_os(&file)) {
-        (Ok(value), _) => Ok(known(value)),
+        (Ok(value), _) => Ok(secret(value)),
         (Err(env::VarError::NotUnicode(_)), _) => Err(format!("the environment variable {name} is no UTF-8")),
         (Err(env::VarError::NotPresent), Some(path)) => content(Path::new(&path)),
         (Err(env::VarError::NotPresent), None) => {
@@ -28,11 +28,11 @@ pub(crate) fn content(path: &Path) -> Result<SecretString, String> {
         return Err(told(&format!("it is {size} bytes long, and a key has at most {LIMIT}")));
     }
     let text = fs::read_to_string(path).map_err(|error| told(&error))?;
-    Ok(known(text.trim().to_owned()))
+    Ok(secret(text.trim().to_owned()))
 }
 
 /// From here on it is in no line of the log.
-fn known(text: String) -> SecretString {
+fn secret(text: String) -> SecretString {
     let secret = SecretString::from(text);
     known::know(&secret);
     secret

@@ -11,7 +11,6 @@ use crate::{
     problem::{Code, Problem},
     shape,
     state::AppState,
-    trace,
 };
 use axum::{
     Json,
@@ -83,8 +82,8 @@ pub(crate) struct AdmitQuery {
         ("external_event" = (value = json!({"kind": "external_event", "source_name": "cron", "event_type": "tick", "payload": {"body": "It is noon."}}))),
     )),
     responses(
-        (status = 202, description = "It is accounted for.", body = Admitted, headers(("Location" = String, description = "Where the input is."))),
-        (status = 200, description = "It is accounted for, and over: `result` says how.", body = Admitted, headers(("Location" = String, description = "Where the input is."), ("Preference-Applied" = String, description = "`wait=N`"))),
+        (status = 202, description = "It is accounted for.", body = Admitted, headers(("Location" = String, description = "Where the input is."), ("traceresponse" = String, description = "The place in a trace that was kept with it, if it has one."))),
+        (status = 200, description = "It is accounted for, and over: `result` says how.", body = Admitted, headers(("Location" = String, description = "Where the input is."), ("Preference-Applied" = String, description = "`wait=N`"), ("traceresponse" = String, description = "The place in a trace that was kept with it, if it has one."))),
         (status = 409, description = "The session, the policy or the id refuses it.", body = windlass_api::ProblemDetails, content_type = "application/problem+json"),
         (status = 422, description = "It is not well formed, or its key was used for something else.", body = windlass_api::ProblemDetails, content_type = "application/problem+json"),
     )
@@ -103,7 +102,8 @@ pub(crate) async fn admit(
     let new = read(body)?;
     let mut input = input_of(new)?;
     input.header.idempotency_key = key;
-    input.header.trace = trace::of(&headers);
+    let admitting = state.traces().admit(&headers);
+    input.header.trace = admitting.trace;
     if matches!(input.body, InputBody::Peer(_)) {
         principal.may(Scope::PeersSend)?;
     }
@@ -132,11 +132,17 @@ pub(crate) async fn admit(
         None => (session.accept(input).await?, None),
     };
     let mut admitted = admitted(&session, outcome)?;
+    let trace = admitting.trace.filter(|_| admitted.outcome == Admission::Accepted);
+    admitting.end(session.id(), admitted.id, if trace.is_some() { "accepted" } else { "deduplicated" });
     if let Some(limit) = wait {
         admitted = with_result(&state, &session, admitted, completion, limit).await;
     }
     drop(place);
-    Ok(answer(&admitted, wait))
+    let mut response = answer(&admitted, wait);
+    if let Some(trace) = trace.and_then(|trace| HeaderValue::try_from(trace.to_string()).ok()) {
+        response.headers_mut().insert("traceresponse", trace);
+    }
+    Ok(response)
 }
 
 /// Whether an input of this id, or with this key, was admitted before.

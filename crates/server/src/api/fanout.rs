@@ -26,7 +26,7 @@ use tokio::sync::broadcast::{
 use tokio_util::sync::CancellationToken;
 use windlass_api::{Ended, Gap, Lagged, Time};
 use windlass_core::{Entry, JsonText, Record, RunId, Seq, SessionId, Timestamp};
-use windlass_runtime::{FeedItem, SessionHandle, store::StoreError};
+use windlass_runtime::{Clock as _, FeedItem, SessionHandle, SystemClock, store::StoreError};
 
 /// Events that a channel keeps. With [`LARGEST`] this bounds a channel to one mebibyte.
 const KEPT: usize = 64;
@@ -230,11 +230,17 @@ async fn encode(state: &AppState, session: SessionHandle, head: Seq, channel: &W
     let id = session.id();
     let mut feed = session.feed(head);
     loop {
+        let (mut answered, mut began) = (Vec::new(), Timestamp::ZERO);
         let mut pieces = 0;
         let what = match feed.next().await {
             Ok(FeedItem::Entry(entry)) => {
                 state.metrics().event_encoded();
                 let mark = Mark::of(&entry);
+                if let Record::RunEnded(ended) = &entry.record
+                    && let Some(receipt) = ended.end.receipt().filter(|_| state.traces().are_exported())
+                {
+                    (answered, began) = (receipt.contributing_input_ids.clone(), SystemClock.now());
+                }
                 match encoded(id, &entry) {
                     event if event.whole.len() <= LARGEST => What::Entry { mark, event },
                     _ => What::Large { seq: mark.seq },
@@ -278,6 +284,15 @@ async fn encode(state: &AppState, session: SessionHandle, head: Seq, channel: &W
         let shown = channel.shown.fetch_add(pieces, Ordering::AcqRel) + pieces;
         // An error says that nobody follows at this moment; whoever comes reads the store first.
         drop(channel.events.send(Shared { shown, what }));
+        if !answered.is_empty() {
+            // Apart: streams do not wait for it, and it is told also if this was the last event.
+            let state = state.clone();
+            state.clone().tasks().spawn(async move {
+                for input in answered {
+                    state.traces().replied(&state, id, input, "event", began).await;
+                }
+            });
+        }
     }
 }
 

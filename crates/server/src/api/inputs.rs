@@ -20,10 +20,11 @@ use serde_json::Value;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use windlass_api::{Completion, CompletionStatus, Explanation, InputPhase, InputView, Page, Waited, Withdrawn};
 use windlass_core::{
-    AbandonReason, Cause, Entry, InputId, InputState, Outcome, Record, RunId, Seq, SessionId, WithdrawOutcome,
+    AbandonReason, Cause, Entry, InputId, InputState, Outcome, Record, RunId, Seq, SessionId, TraceContext,
+    WithdrawOutcome,
 };
 use windlass_runtime::{
-    CompletionHandle, CompletionOutcome, SessionHandle,
+    Clock as _, CompletionHandle, CompletionOutcome, SessionHandle, SystemClock,
     store::{InputQuery, InputRef, InputRow, Room, StoreError, json_bytes},
 };
 
@@ -245,6 +246,7 @@ pub(super) async fn finish(
         () = left_waiting(state, session, input) => return Err(draining()),
         () = tokio::time::sleep(limit) => return Ok(None),
     };
+    let began = SystemClock.now();
     let (ended, now) = match heard.outcome {
         // Whether that is true of the input, or only of this process, is for the journal to say.
         CompletionOutcome::RuntimeTerminated(_) => {
@@ -258,6 +260,7 @@ pub(super) async fn finish(
         outcome => completion_heard(&outcome, heard.run),
     };
     let now = if heard.via.is_some() { InputState::Coalesced } else { now };
+    state.traces().replied(state, session.id(), input, "response", began).await;
     Ok(Some((Completion { by: heard.via.or(ended.by), ..ended }, now)))
 }
 
@@ -267,6 +270,19 @@ async fn left_waiting(state: &AppState, session: &SessionHandle, input: InputId)
     if let Ok(Some(InputState::Staged | InputState::AppliedPendingConsumption)) = session.input_state(input).await {
         std::future::pending::<()>().await;
     }
+}
+
+/// The trace that an input came with.
+pub(crate) async fn trace_of(
+    state: &AppState,
+    session: SessionId,
+    input: InputId,
+) -> Result<Option<TraceContext>, Problem> {
+    let Some(row) = state.store().input(session, &InputRef::Id(input)).await? else { return Ok(None) };
+    Ok(match entry(state, session, row.accepted_seq).await?.as_ref().map(|entry| &entry.record) {
+        Some(Record::InputAccepted(accepted)) => accepted.input.header.trace,
+        _ => None,
+    })
 }
 
 fn draining() -> Problem {
