@@ -392,7 +392,7 @@ impl Follower {
         self.shown = self.shown.max(shared.shown);
         match shared.what {
             What::Entry { mark, event } if mark.seq == self.after.next() => {
-                self.page.push_back(Item::Entry(mark, event))
+                self.page.push_back(Item::Entry(mark, event));
             }
             What::Entry { mark: Mark { seq, .. }, .. } | What::Large { seq } => self.behind = seq > self.after,
             What::Live(event) => self.page.push_back(Item::Live(event)),
