@@ -79,7 +79,7 @@ pub fn hidden(text: &str) -> Cow<'_, str> {
     };
     drop(known);
     replaced(without, &MARKS, |text, mark| {
-        let value = value_at(text, mark.end);
+        let value = secret_at(text, mark.clone());
         (value.len() >= least(&text[mark])).then_some(value)
     })
 }
@@ -137,6 +137,21 @@ fn least(mark: &str) -> usize {
     if SCHEMES.iter().any(|scheme| scheme.eq_ignore_ascii_case(mark)) { 16 } else { 1 }
 }
 
+/// The secret behind a mark: all that is quoted; or a word, and the one after it if the first is a scheme.
+fn secret_at(text: &str, mark: Range<usize>) -> Range<usize> {
+    let (said, start) = (&text[mark.clone()], mark.end);
+    let quote = ["\\\"", "\""].into_iter().find(|quote| said.ends_with(quote));
+    if let Some(quote) = quote {
+        let mut quotes = text[start..].match_indices(quote).map(|(at, _)| start + at);
+        // One that is escaped ends nothing; a text that is cut has no end.
+        let end = quotes.find(|end| quote.len() > 1 || !text[..*end].ends_with('\\'));
+        return start..end.unwrap_or(text.len());
+    }
+    let word = value_at(text, start);
+    let is_scheme = ["bearer", "basic"].iter().any(|scheme| text[word.clone()].eq_ignore_ascii_case(scheme));
+    if is_scheme && text[word.end..].starts_with(' ') { start..value_at(text, word.end + 1).end } else { word }
+}
+
 /// The value that begins here: as far as no character ends it that could not stand in a key.
 fn value_at(text: &str, start: usize) -> Range<usize> {
     let ends = |c: char| !(c.is_ascii_alphanumeric() || "-._~+/=%:!$*@".contains(c));
@@ -166,6 +181,12 @@ mod tests {
             (r#"{"api_key": "abc", "n": 1}"#, r#"{"api_key": "***", "n": 1}"#),
             (r#""body":"{\"password\":\"abc\"}""#, r#""body":"{\"password\":\"***\"}""#),
             ("wl_0123456789abcdef_c2VjcmV0c2VjcmV0", "wl_***"),
+            (r#"{"authorization": "Bearer abc.def", "n": 1}"#, r#"{"authorization": "***", "n": 1}"#),
+            (r#"{\"authorization\":\"Basic YTpi\"}"#, r#"{\"authorization\":\"***\"}"#),
+            (r#"{"cookie": "a=1; sid=abc", "n": 1}"#, r#"{"cookie": "***", "n": 1}"#),
+            (r#"password="two words, \"quoted\"" n=1"#, r#"password="***" n=1"#),
+            (r#"{"secret": "cut wh"#, r#"{"secret": "***"#),
+            ("authorization=Bearer abc.def n=1", "authorization=*** n=1"),
             ("ä token=ß", "ä token=ß"),
             ("token=", "token="),
         ] {

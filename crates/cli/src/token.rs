@@ -100,6 +100,10 @@ impl At {
                 let tokens = Tokens::load(Arc::new(store), Arc::new(SystemClock)).await;
                 Ok(Reached::Store(tokens.map_err(|problem| refused(&problem))?))
             }
+            // A folder was named: which server holds it is not known, and another one must not be asked.
+            Err(error @ StoreError::Locked { .. }) if self.place.named_store().is_some() => {
+                Err(Failure::from(error).hint("--url of the server that holds it"))
+            }
             // Whoever holds it is the server to ask.
             Err(StoreError::Locked { .. }) => Ok(Reached::Server(self.connection.client()?)),
             Err(error) => Err(error.into()),

@@ -176,8 +176,8 @@ impl Exporter for Otlp {
         self.export(end.name, kind, end.trace, end.parent, &[], times, attributes, Status::Unset);
     }
 
-    fn shut_down(&self) {
-        if let Err(error) = self.processor.shutdown_with_timeout(TIMEOUT) {
+    fn shut_down(&self, limit: Duration) {
+        if let Err(error) = self.processor.shutdown_with_timeout(limit) {
             tracing::warn!(%error, "the last spans were not exported");
         }
     }

@@ -358,10 +358,12 @@ impl Server {
         if tokio::time::timeout_at(end + TASKS_END, self.state.tasks().wait()).await.is_err() {
             tracing::warn!("some work in the background did not end in time and was cut");
         }
-        if let Err(problem) = self.state.tokens().note_uses().await {
-            tracing::warn!(%problem, "the last uses of tokens were not noted");
+        let end = (end + TASKS_END).max(Instant::now() + TASKS_END);
+        let noted = tokio::time::timeout_at(end, self.state.tokens().note_uses()).await;
+        if !matches!(noted, Ok(Ok(_))) {
+            tracing::warn!("the last uses of tokens were not noted");
         }
-        self.state.traces().shut_down().await;
+        self.state.traces().shut_down(end.saturating_duration_since(Instant::now()).max(TASKS_END)).await;
         drop((&mut self.door).await);
     }
 }

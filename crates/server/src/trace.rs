@@ -6,7 +6,7 @@
 
 use crate::{api::inputs, config::TelemetryConfig, state::AppState};
 use http::HeaderMap;
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 use windlass_core::{InputId, SessionId, Timestamp, TraceContext};
 use windlass_runtime::{Clock as _, SystemClock, Tracer};
 
@@ -28,8 +28,8 @@ pub(crate) trait Exporter: Tracer {
     /// An end of a trace is over.
     fn end(&self, end: End);
 
-    /// Sends what is left. Blocks, for the time limit of a request at most.
-    fn shut_down(&self);
+    /// Sends what is left. Blocks, for so long at most.
+    fn shut_down(&self, limit: Duration);
 }
 
 /// One end of a trace: an input came in, or what became of it went out.
@@ -123,11 +123,11 @@ impl Traces {
         exporter.end(End { name: "reply", trace, parent: Some(came), session, input, began, how: by });
     }
 
-    /// Sends what is left.
-    pub(crate) async fn shut_down(&self) {
+    /// Sends what is left, within this time.
+    pub(crate) async fn shut_down(&self, limit: Duration) {
         if let Some(exporter) = self.0.clone() {
             // An error says that it panicked; that was told then.
-            drop(tokio::task::spawn_blocking(move || exporter.shut_down()).await);
+            drop(tokio::task::spawn_blocking(move || exporter.shut_down(limit)).await);
         }
     }
 }

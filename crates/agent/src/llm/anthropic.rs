@@ -4,7 +4,7 @@ use super::{
     config::DialectName,
     dialect::{
         Answer, Body, Dialect, Heard, Picture, Piece, Question, Reader, Stop, ToolSpec, in_order, join, parse, picture,
-        text,
+        text, words,
     },
     failure::{ModelError, excerpt},
     message::{Message, Role, ToolCall, Usage},
@@ -161,7 +161,9 @@ fn messages(question: &Question<'_>) -> Vec<Value> {
 
 fn blocks(said: &Message, question: &Question<'_>) -> Vec<Value> {
     if said.role == Role::Tool {
-        let mut result = json!({ "type": "tool_result", "tool_use_id": said.call, "content": said.content });
+        // A failure without words is refused.
+        let content = if said.is_error { words(&said.content) } else { &said.content };
+        let mut result = json!({ "type": "tool_result", "tool_use_id": said.call, "content": content });
         if said.is_error {
             result["is_error"] = true.into();
         }
@@ -195,16 +197,12 @@ fn assistant(said: &Message) -> Vec<Value> {
     };
     // The format has no place for words that are none.
     blocks.retain(|block| {
-        text(block, "type") != Some("text") || text(block, "text").is_some_and(|text| !text.is_empty())
+        text(block, "type") != Some("text") || text(block, "text").is_some_and(|text| !text.trim().is_empty())
     });
     if blocks.is_empty() {
         blocks.push(json!({ "type": "text", "text": words("") }));
     }
     blocks
-}
-
-fn words(text: &str) -> &str {
-    if text.trim().is_empty() { "(nothing)" } else { text }
 }
 
 /// A message that comes as events.

@@ -268,6 +268,11 @@ pub(crate) fn text<'v>(value: &'v Value, name: &str) -> Option<&'v str> {
     value.get(name).and_then(Value::as_str)
 }
 
+/// Words for where a format refuses a text that is empty.
+pub(super) fn words(text: &str) -> &str {
+    if text.trim().is_empty() { "(nothing)" } else { text }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,7 +4,7 @@ use super::{
     config::DialectName,
     dialect::{
         Answer, Body, Dialect, Heard, Picture, Piece, Question, Reader, Stop, ToolSpec, in_order, join, parse, picture,
-        text,
+        text, words,
     },
     failure::{ModelError, excerpt},
     message::{Message, Role, ToolCall, Usage},
@@ -216,14 +216,14 @@ impl Reader for Chunks {
             // Said back, an empty list is refused.
             self.message.remove("tool_calls");
         }
-        let words = self.message.get("content").and_then(Value::as_str).unwrap_or_default().to_owned();
+        let said = self.message.get("content").and_then(Value::as_str).unwrap_or_default().to_owned();
         let stop = match self.stop.as_deref() {
             Some("stop" | "tool_calls" | "function_call") => Stop::Done,
             Some("length") => Stop::Length,
             Some("content_filter") => Stop::Filtered,
             Some(other) => Stop::Other(excerpt(other)),
             // Some servers say only that the stream is over.
-            None if self.ended && !(words.is_empty() && calls.is_empty()) => Stop::Done,
+            None if self.ended && !(said.is_empty() && calls.is_empty()) => Stop::Done,
             None if self.message.is_empty() => {
                 return Err(ModelError::retryable("provider_empty_answer", "the stream has ended before it began"));
             }
@@ -231,7 +231,11 @@ impl Reader for Chunks {
         };
         self.message.insert("role".into(), "assistant".into());
         self.message.entry("content").or_insert(Value::Null);
-        Ok(Answer { text: words, calls, verbatim: Value::Object(self.message), stop, usage: self.usage })
+        if calls.is_empty() && self.message["content"].is_null() {
+            // Said back, an answer without words and calls is refused.
+            self.message["content"] = words("").into();
+        }
+        Ok(Answer { text: said, calls, verbatim: Value::Object(self.message), stop, usage: self.usage })
     }
 }
 

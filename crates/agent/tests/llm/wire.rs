@@ -335,6 +335,34 @@ async fn thinking_and_unknown_members_go_back_as_they_came() {
     }
 }
 
+// A vendor refuses them, and would refuse every later request of the session.
+#[tokio::test]
+async fn an_answer_without_words_goes_back_with_some() {
+    let openai = [
+        json!({ "choices": [{ "index": 0, "delta": { "content": null, "reasoning_content": "Hmm." } }] }),
+        json!({ "choices": [{ "index": 0, "delta": {}, "finish_reason": "stop" }] }),
+    ];
+    let anthropic = [
+        json!({ "type": "message_start", "message": { "usage": {} } }),
+        json!({ "type": "content_block_start", "index": 0, "content_block": { "type": "text", "text": "\n\n" } }),
+        json!({ "type": "message_delta", "delta": { "stop_reason": "end_turn" } }),
+        json!({ "type": "message_stop" }),
+    ];
+    let words = json!([{ "type": "text", "text": "(nothing)" }]);
+    let cases: [(Speaks, &[Value], Value); 2] =
+        [(Speaks::Openai, &openai, json!("(nothing)")), (Speaks::Anthropic, &anthropic, words)];
+    for (speaks, events, expected) in cases {
+        let frames = events.iter().map(|event| speaks.frame(event)).collect();
+        let provider = Provider::scripted([Script::stream(frames), speaks.says(&["again"])]).await;
+        let bench = Bench::new(&config(speaks, &provider)).await;
+        bench.say("one").await;
+        assert_eq!(bench.hear("two").await, "again");
+        let body = &provider.bodies()[1];
+        let said = body["messages"].as_array().expect("messages").iter().find(|said| said["role"] == "assistant");
+        assert_eq!(said.map(|said| &said["content"]), Some(&expected), "{speaks:?}");
+    }
+}
+
 #[tokio::test]
 async fn calls_without_indexes_or_ids_are_told_apart() {
     // As servers send them that know calls only whole.

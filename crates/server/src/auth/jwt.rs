@@ -21,7 +21,10 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
-use tokio::{sync::Mutex, time::Instant};
+use tokio::{
+    sync::{Mutex, OwnedMutexGuard},
+    time::Instant,
+};
 
 /// Clocks may differ by so much, in seconds.
 const LEEWAY: u64 = 60;
@@ -51,12 +54,12 @@ pub(crate) struct Jwt {
     tenant_claim: String,
     scope_claim: String,
     source: Source,
-    keys: RwLock<Arc<JwkSet>>,
-    /// When they were last fetched, or tried to be.
-    fetched: Mutex<Option<Instant>>,
+    keys: Arc<RwLock<Arc<JwkSet>>>,
+    /// When they were last fetched, or tried to be. Held while they are.
+    fetched: Arc<Mutex<Option<Instant>>>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Source {
     File(PathBuf),
     Url(reqwest::Url, reqwest::Client),
@@ -95,8 +98,8 @@ impl Jwt {
             tenant_claim: config.jwt_tenant_claim.clone(),
             scope_claim: config.jwt_scope_claim.clone(),
             source,
-            keys: RwLock::new(Arc::new(keys)),
-            fetched: Mutex::new(None),
+            keys: Arc::new(RwLock::new(Arc::new(keys))),
+            fetched: Arc::new(Mutex::new(None)),
         }))
     }
 
@@ -111,11 +114,14 @@ impl Jwt {
             return Err(malformed("the algorithm of the JWT is not allowed here"));
         }
         let kid = header.kid.ok_or_else(|| malformed("the JWT names no key (kid)"))?;
-        self.refresh(OLD).await;
+        // Whoever comes while they are fetched goes by those that are known.
+        if let Ok(fetched) = Arc::clone(&self.fetched).try_lock_owned() {
+            self.refresh(fetched, OLD).await;
+        }
         let key = match self.key(&kid) {
             Some(key) => Some(key),
             None => {
-                self.refresh(REFRESH).await;
+                self.refresh(Arc::clone(&self.fetched).lock_owned().await, REFRESH).await;
                 self.key(&kid)
             }
         };
@@ -165,20 +171,27 @@ impl Jwt {
     }
 
     /// Fetches the keys again, unless that was done within this time. If it fails, those that are known stay.
-    async fn refresh(&self, within: Duration) {
-        let mut fetched = self.fetched.lock().await;
+    async fn refresh(&self, mut fetched: OwnedMutexGuard<Option<Instant>>, within: Duration) {
         if fetched.is_some_and(|at| at.elapsed() < within) {
             return;
         }
-        *fetched = Some(Instant::now());
-        let keys = match &self.source {
-            Source::File(file) => read_file(file),
-            Source::Url(url, client) => fetch(client, url).await,
-        };
-        match keys {
-            Ok(keys) => *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys),
-            Err(error) => tracing::warn!(%error, "the keys of JWTs could not be fetched; those that are known stay"),
-        }
+        let (source, known) = (self.source.clone(), Arc::clone(&self.keys));
+        // To its end, also if the caller goes away: nobody else would fetch them for a while.
+        let fetching = tokio::spawn(async move {
+            *fetched = Some(Instant::now());
+            let keys = match &source {
+                Source::File(file) => read_file(file),
+                Source::Url(url, client) => fetch(client, url).await,
+            };
+            match keys {
+                Ok(keys) => *known.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys),
+                Err(error) => {
+                    tracing::warn!(%error, "the keys of JWTs could not be fetched; those that are known stay")
+                }
+            }
+        });
+        // An error says that the runtime ends.
+        drop(fetching.await);
     }
 }
 

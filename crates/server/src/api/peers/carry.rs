@@ -219,11 +219,27 @@ fn undone(error: SessionError, to: &PeerName) -> SendError {
     }
 }
 
+/// Why a session does not take what is sent to it.
+const OF_RECEIVERS: [Code; 8] = [
+    Code::QueueFull,
+    Code::QuotaExceeded,
+    Code::RateLimited,
+    Code::PayloadTooLarge,
+    Code::SessionStateConflict,
+    Code::RejectedByPolicy,
+    Code::IdempotencyKeyReused,
+    Code::SchemaViolation,
+];
+
 impl From<SendError> for Problem {
     fn from(error: SendError) -> Problem {
         let code = match &error {
             SendError::PeerOffline(_) | SendError::Undecided(_) => Code::PeerUnreachable,
             SendError::Internal(cause) => return Problem::internal(cause),
+            // What a server says of itself or of us is not what this one says of its caller.
+            SendError::Refused(refusal) if !OF_RECEIVERS.iter().any(|code| code.as_str() == refusal.code) => {
+                Code::PeerUnreachable
+            }
             error => Code::parse(error.code()).unwrap_or(Code::SessionStateConflict),
         };
         Problem::of_text(code, &error.to_string())

@@ -86,16 +86,18 @@ pub(crate) async fn send(
 ) -> Result<(StatusCode, Json<PeerMessageSent>), Problem> {
     let key = headers::idempotency_key(&headers)?;
     check::name("/to", &new.to)?;
-    let sender = reach::reach(&state, &principal, &session).await?.id();
+    let sender = reach::reach(&state, &principal, &session).await?;
     if !may_write_to(&state, &principal, &new.to).await? {
         return Err(unknown());
     }
     let (to, kind) = (PeerName::new(new.to.as_str()).map_err(|_| unknown())?, new.kind);
     let mut command = CommsCommand::Peer { to, body: body(new)?, causes: Vec::new(), id: None };
     if let Some(key) = key {
-        command = command.under(EnvelopeId::of_key(sender, &format!("idempotency-key {}", key.as_str())));
+        // A session of the same name that is made anew has said nothing yet.
+        let born = sender.status().await?.created_at.as_micros();
+        command = command.under(EnvelopeId::of_key(sender.id(), &format!("idempotency-key {born} {}", key.as_str())));
     }
-    let (id, delivered) = match carry::send(&state, sender, command).await? {
+    let (id, delivered) = match carry::send(&state, sender.id(), command).await? {
         SendReceipt::PeerMessageSent { envelope_id: id, acked }
         | SendReceipt::PeerRequestSent { request_id: id, acked }
         | SendReceipt::PeerResponseSent { envelope_id: id, acked, .. } => (id, acked),
