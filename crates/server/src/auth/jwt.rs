@@ -186,7 +186,7 @@ impl Jwt {
             match keys {
                 Ok(keys) => *known.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys),
                 Err(error) => {
-                    tracing::warn!(%error, "the keys of JWTs could not be fetched; those that are known stay")
+                    tracing::warn!(%error, "the keys of JWTs could not be fetched; those that are known stay");
                 }
             }
         });
