@@ -105,6 +105,8 @@ pub(super) fn refuse(network: bool) -> Result<(), Error> {
         other_sockets.push(SeccompRule::new(other.into_iter().collect::<Result<_, _>>()?)?);
     }
     denied.insert(libc::SYS_socket, other_sockets);
+    // The limits of others, which no rule about files covers. Its own it changes as 0; by its number it is refused too.
+    denied.insert(libc::SYS_prlimit64, vec![SeccompRule::new(vec![condition(0, SeccompCmpOp::Ne, 0)?])?]);
     // Its flags lie in memory, which a filter cannot read. Who hears that there is no such call takes `clone`.
     let unknown = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
     for (mut calls, errno) in [(denied, libc::EPERM), (unknown, libc::ENOSYS)] {

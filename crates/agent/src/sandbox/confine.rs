@@ -1,18 +1,74 @@
-//! How does a thread give up what the programs that it starts shall not have?
+//! How does a process give up what the program that it becomes shall not have?
 //!
-//! All of this but the limits is the thread's own: the launcher's other thread stays as it is, outside the walls. A
+//! It is a child of the launcher, which itself stays as it is: without the program's limits, and outside its walls. A
 //! program can therefore neither signal nor trace its launcher from behind them.
 
-use super::{Sandbox, calls::refuse, files::wall_in};
+use super::{CONFINED, READY, Sandbox, calls::refuse, files::wall_in, launcher::not_started};
 use rustix::{
-    process::{Resource, Rlimit, getrlimit, setrlimit},
+    process::{Resource, Rlimit, getrlimit, nice, setrlimit},
     thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities, set_no_new_privs},
 };
-use std::{error::Error, path::Path};
+use serde::{Deserialize, Serialize};
+use std::{
+    convert::Infallible,
+    error::Error,
+    ffi::OsString,
+    io::{self, Write},
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
-/// Confines the calling thread and all that it starts, for ever; with walls, if there is a temporary folder within them.
-/// Says what is missing, if that is allowed.
-pub(super) fn confine(sandbox: &Sandbox, temporary: Option<&Path>) -> Result<Vec<String>, Box<dyn Error>> {
+/// How much the program yields to its launcher, where processes are counted: so that this gets to do it.
+const YIELDING: i32 = 10;
+
+/// What a process is told that becomes a program, as its first argument. The program and its arguments follow; without
+/// any it only puts up the walls and says whether they stand.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Bounds {
+    pub(super) sandbox: Sandbox,
+    /// The private temporary folder; none: there are no walls.
+    pub(super) temporary: Option<PathBuf>,
+}
+
+impl Bounds {
+    /// The command that becomes this program within these bounds.
+    pub(super) fn command(&self, argv: &[OsString]) -> serde_json::Result<Command> {
+        let mut command = Command::new("/proc/self/exe");
+        command.arg0(CONFINED).arg(serde_json::to_string(self)?).args(argv);
+        for variable in ["TMPDIR", "HOME"] {
+            if let (Some(folder), None) = (&self.temporary, std::env::var_os(variable)) {
+                command.env(variable, folder);
+            }
+        }
+        Ok(command)
+    }
+}
+
+/// Confines this process, and becomes the program.
+pub(super) fn run(mut arguments: impl Iterator<Item = OsString>) -> ! {
+    let bounds = arguments.next().unwrap_or_default();
+    let Err(error) = become_program(&bounds, &arguments.collect::<Vec<_>>());
+    not_started(&*error)
+}
+
+fn become_program(bounds: &OsString, argv: &[OsString]) -> Result<Infallible, Box<dyn Error>> {
+    let Bounds { sandbox, temporary } = serde_json::from_slice(bounds.as_encoded_bytes())?;
+    if sandbox.processes.is_some() {
+        nice(YIELDING)?;
+    }
+    let missing = confine(&sandbox, temporary.as_deref())?;
+    let Some((name, arguments)) = argv.split_first() else {
+        write!(io::stdout(), "{READY}{}", missing.join("; "))?;
+        std::process::exit(0);
+    };
+    let error = Command::new(name).args(arguments).exec();
+    Err(format!("{}: {error}", name.display()).into())
+}
+
+/// Confines this process and all that it starts, for ever; with walls, if there is a temporary folder within them. It
+/// has one thread. Says what is missing, if that is allowed.
+fn confine(sandbox: &Sandbox, temporary: Option<&Path>) -> Result<Vec<String>, Box<dyn Error>> {
     limit(sandbox)?;
     set_no_new_privs(true)?;
     let mut missing = Vec::new();
@@ -36,7 +92,6 @@ pub(super) fn confine(sandbox: &Sandbox, temporary: Option<&Path>) -> Result<Vec
 
 fn limit(sandbox: &Sandbox) -> Result<(), rustix::io::Errno> {
     let limits = [
-        (Resource::Core, Some(0)),
         (Resource::Data, sandbox.memory_bytes),
         (Resource::Fsize, sandbox.file_bytes),
         (Resource::Nofile, sandbox.open_files),

@@ -4,15 +4,18 @@
 //! or group it is. So there is an end: kill all children, wait, kill those that took their places, until there are none.
 //! A child's number is not given to another process before the launcher has waited for it, so nobody else is hit.
 //!
+//! The program's limits and walls are not its own: it starts itself once more, as the process that takes them on and then
+//! [becomes](super::confine) the program. What a program may have left would else be too little to end it.
+//!
 //! Its only reasons to end are the program's end, a signal that asks for it, and the end of the process that started it.
 
-use super::{LAUNCHER, Order, Profile, READY, Sandbox, confine::confine};
+use super::{LAUNCHER, Order, Profile, confine::Bounds};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     fd::OwnedFd,
     process::{
-        Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitOptions, WaitStatus, getpid, getppid, kill_process,
-        kill_process_group, nice, pidfd_open, set_child_subreaper, setsid, wait, waitid, waitpid,
+        Pid, PidfdFlags, Resource, Rlimit, Signal, WaitId, WaitIdOptions, WaitOptions, WaitStatus, getpid, getppid,
+        kill_process, kill_process_group, pidfd_open, set_child_subreaper, setrlimit, setsid, wait, waitid, waitpid,
     },
     stdio::{dup2_stdin, dup2_stdout},
 };
@@ -26,10 +29,9 @@ use std::{
     error::Error,
     ffi::OsString,
     fs::{self, DirBuilder, File},
-    io::{self, Read, Write},
+    io::{self, Read, Seek, Write},
     os::unix::{fs::DirBuilderExt, net::UnixStream, process::CommandExt},
     path::{Path, PathBuf},
-    process::Command,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -40,8 +42,6 @@ use std::{
 
 /// How often processes are counted, where there is a limit.
 const COUNTING: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
-/// How much the program yields to its launcher, where processes are counted: so that this gets to do it.
-const YIELDING: i32 = 10;
 /// How long killed processes are waited for before the next look.
 const DYING: Duration = Duration::from_millis(1);
 /// The status of what was never started: `EX_CONFIG`, because another try would end the same way.
@@ -51,6 +51,11 @@ const NOT_STARTED: i32 = 78;
 pub(super) fn run(mut arguments: impl Iterator<Item = OsString>) -> ! {
     let order = arguments.next().unwrap_or_default();
     let Err(error) = launch(&order, &arguments.collect::<Vec<_>>());
+    not_started(&*error)
+}
+
+/// Ends this process, which has not become the program, or not started it.
+pub(super) fn not_started(error: &dyn Error) -> ! {
     complain(&format!("the program is not started: {error}"));
     std::process::exit(NOT_STARTED)
 }
@@ -72,31 +77,34 @@ fn launch(order: &OsString, argv: &[OsString]) -> Result<Infallible, Box<dyn Err
         return Err("the process that started it is gone".into());
     }
     set_child_subreaper(Some(getpid()))?;
-    children(getpid(), getpid()).map_err(|error| format!("this kernel does not list children: {error}"))?;
+    let children = Children::of(getpid(), getpid());
+    let children = children.map_err(|error| format!("this kernel does not list children: {error}"))?;
+    // No core dumps, neither of the program nor of us, who end as it does.
+    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
     let signals = Signals::listen()?;
     let temporary = match sandbox.profile() {
         Profile::None => None,
         Profile::Workspace => Some(Temporary::make(&temp)?),
     };
 
-    let folder = temporary.as_ref().map(|temporary| temporary.0.as_path());
-    let started = thread::scope(|scope| scope.spawn(|| start(&sandbox, folder, argv)).join());
-    let (child, missing) = started.map_err(|_| "its thread panicked")??;
-    let Some(child) = child else {
-        drop(temporary);
-        write!(io::stdout(), "{READY}{}", missing.join("; "))?;
-        std::process::exit(0);
-    };
-    // Whoever waits for the end of what the program says does not wait for us.
+    let processes = sandbox.processes;
     let nothing = File::options().read(true).write(true).open("/dev/null")?;
+    let folder = temporary.as_ref().map(|temporary| temporary.0.clone());
+    let mut command = Bounds { sandbox, temporary: folder }.command(argv)?;
+    let child = Pid::from_child(&command.process_group(0).spawn()?);
+    // Whoever waits for the end of what the program says does not wait for us.
     let watched = dup2_stdin(&nothing)
         .and_then(|()| dup2_stdout(&nothing))
         .map_err(io::Error::from)
-        .and_then(|()| watch(child, &host_fd, signals, sandbox.processes));
-    let status = end(child);
+        .and_then(|()| watch(child, &children, &host_fd, signals, processes));
+    let status = end(child, &children);
     drop(temporary);
-    if let (true, Some(most)) = (watched?, sandbox.processes) {
-        complain(&format!("there were more than {most} processes and threads, and all were killed"));
+    match (watched, processes) {
+        (Ok(true), Some(most)) => {
+            complain(&format!("there were more than {most} processes and threads, and all were killed"));
+        }
+        (Ok(_), _) => {}
+        (Err(error), _) => complain(&format!("the program could not be watched any more, and was killed: {error}")),
     }
     let status = status?;
     if let Some(signal) = status.terminating_signal() {
@@ -106,27 +114,9 @@ fn launch(order: &OsString, argv: &[OsString]) -> Result<Infallible, Box<dyn Err
     std::process::exit(status.exit_status().unwrap_or(NOT_STARTED))
 }
 
-/// Confines the calling thread and starts the program in it; says what is missing of the walls. No program: none.
-fn start(sandbox: &Sandbox, temporary: Option<&Path>, argv: &[OsString]) -> Result<(Option<Pid>, Vec<String>), String> {
-    if sandbox.processes.is_some() {
-        nice(YIELDING).map_err(|error| error.to_string())?;
-    }
-    let missing = confine(sandbox, temporary).map_err(|error| error.to_string())?;
-    let Some((name, arguments)) = argv.split_first() else { return Ok((None, missing)) };
-    let mut command = Command::new(name);
-    command.args(arguments).process_group(0);
-    for variable in ["TMPDIR", "HOME"] {
-        if let (Some(folder), None) = (temporary, std::env::var_os(variable)) {
-            command.env(variable, folder);
-        }
-    }
-    let child = command.spawn().map_err(|error| format!("{}: {error}", name.display()))?;
-    Ok((Some(Pid::from_child(&child)), missing))
-}
-
 /// Waits until everything is to end; says whether processes have become too many. Reaps those that lose
 /// their parents meanwhile.
-fn watch(child: Pid, host: &OwnedFd, mut signals: Signals, most: Option<u64>) -> io::Result<bool> {
+fn watch(child: Pid, children: &Children, host: &OwnedFd, mut signals: Signals, most: Option<u64>) -> io::Result<bool> {
     loop {
         signals.drain();
         // Not reaped yet, so that the number of its group stays its own.
@@ -134,11 +124,10 @@ fn watch(child: Pid, host: &OwnedFd, mut signals: Signals, most: Option<u64>) ->
         if ended.is_some() || signals.end.load(Ordering::Relaxed) {
             return Ok(false);
         }
-        for orphan in children(getpid(), getpid())?.into_iter().filter(|pid| *pid != child) {
+        for orphan in children.list()?.into_iter().filter(|pid| *pid != child) {
             waitpid(Some(orphan), WaitOptions::NOHANG)?;
         }
-        // We are the first.
-        if most.is_some_and(|most| are_more(getpid(), &mut most.saturating_add(1))) {
+        if most.is_some_and(are_more) {
             return Ok(true);
         }
         let mut sources = [PollFd::new(host, PollFlags::IN), PollFd::new(&signals.wake, PollFlags::IN)];
@@ -151,12 +140,13 @@ fn watch(child: Pid, host: &OwnedFd, mut signals: Signals, most: Option<u64>) ->
 }
 
 /// Kills all there is, and returns how the program has ended.
-fn end(child: Pid) -> io::Result<WaitStatus> {
+fn end(child: Pid, children: &Children) -> io::Result<WaitStatus> {
     // At one blow, so that what multiplies in its group has no time to. An error means that the group is empty.
     let _ = kill_process_group(child, Signal::KILL);
     let mut ended = None;
     loop {
-        for pid in children(getpid(), getpid())? {
+        // Where they cannot be listed now, there is another look.
+        for pid in children.list().unwrap_or_default() {
             // Not possible for one that is dead and not reaped.
             let _ = kill_process(pid, Signal::KILL);
         }
@@ -173,25 +163,60 @@ fn end(child: Pid) -> io::Result<WaitStatus> {
     }
 }
 
-/// The children of a thread of a process; none if it is gone.
-fn children(process: Pid, thread: Pid) -> io::Result<Vec<Pid>> {
-    let (process, thread) = (process.as_raw_pid(), thread.as_raw_pid());
-    let listed = fs::read_to_string(format!("/proc/{process}/task/{thread}/children"))?;
-    Ok(listed.split_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)).collect())
+/// The children of a thread of a process: kept open, so that a look at our own needs no file that we may not get.
+struct Children(File);
+
+impl Children {
+    fn of(process: Pid, thread: Pid) -> io::Result<Children> {
+        let (process, thread) = (process.as_raw_pid(), thread.as_raw_pid());
+        File::open(format!("/proc/{process}/task/{thread}/children")).map(Children)
+    }
+
+    fn list(&self) -> io::Result<Vec<Pid>> {
+        let (mut file, mut listed) = (&self.0, String::new());
+        file.rewind()?;
+        file.read_to_string(&mut listed)?;
+        Ok(listed.split_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)).collect())
+    }
 }
 
-/// Whether a process and its descendants have more threads than this, as far as they hold still to be counted. Counts no
-/// further: there may be very many.
-fn are_more(process: Pid, than: &mut u64) -> bool {
-    let Ok(threads) = fs::read_dir(format!("/proc/{}/task", process.as_raw_pid())) else { return false };
-    let mut threads = threads.filter_map(|thread| Pid::from_raw(thread.ok()?.file_name().to_str()?.parse().ok()?));
-    threads.any(|thread| match than.checked_sub(1) {
-        None => true,
-        Some(rest) => {
-            *than = rest;
-            children(process, thread).unwrap_or_default().into_iter().any(|child| are_more(child, than))
+/// Whether our descendants have more threads than this, as far as they hold still to be counted. Counts no further: there
+/// may be very many. Those that we may not count are more.
+fn are_more(than: u64) -> bool {
+    // We are the first.
+    let (mut threads, mut unseen) = (0, vec![getpid()]);
+    while let Some(process) = unseen.pop() {
+        match count(process, &mut unseen) {
+            Ok(counted) => threads += counted,
+            Err(error) if is_gone(&error) => {}
+            Err(_) => return true,
         }
-    })
+        if threads > than.saturating_add(1) {
+            return true;
+        }
+    }
+    false
+}
+
+/// How many threads a process has; adds its children.
+fn count(process: Pid, children: &mut Vec<Pid>) -> io::Result<u64> {
+    let mut threads = 0;
+    for thread in fs::read_dir(format!("/proc/{}/task", process.as_raw_pid()))? {
+        let name = thread?.file_name();
+        let Some(thread) = name.to_str().and_then(|name| Pid::from_raw(name.parse().ok()?)) else { continue };
+        threads += 1;
+        match Children::of(process, thread).and_then(|of_thread| of_thread.list()) {
+            Ok(of_thread) => children.extend(of_thread),
+            Err(error) if is_gone(&error) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(threads)
+}
+
+/// Whether what was asked for has ended meanwhile.
+fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error())
 }
 
 /// Signals of interest.

@@ -11,7 +11,7 @@
 //! | limits | those that are set | those that are set, for the others [`Sandbox::workspace_limits`] |
 //! | files | as its user | reads what programs need to run, and `read`; writes in its folder, `write` and a private temporary folder (`TMPDIR`, `HOME`), which goes with it |
 //! | network | as its user | none, unless `network`; no Unix sockets either, for behind those stand other people's servers |
-//! | other processes | as its user | traces none; signals those it started (from Linux 6.12 on) |
+//! | other processes | as its user | traces none, limits none; signals those it started (from Linux 6.12 on) |
 //! | system calls | all | none that mount, load modules, make namespaces, reach keys, BPF, io_uring, performance counters, the clock |
 //! | as root, which is logged as a warning | with all capabilities | with none but `CAP_DAC_OVERRIDE` |
 //!
@@ -42,6 +42,8 @@ use std::{
 
 /// By this name of itself an executable knows that it is started as a launcher.
 const LAUNCHER: &str = "windlass-launch";
+/// By this name it knows that a launcher has started it to become the program.
+const CONFINED: &str = "windlass-confined";
 /// How a launcher that was given no program says that its walls stand; what is missing follows.
 const READY: &str = "ready ";
 /// What is started as a launcher.
@@ -141,8 +143,8 @@ impl SandboxError {
     }
 }
 
-/// What a launcher is told, as its first argument. The program and its arguments follow; without any it only puts up
-/// the walls and says whether they stand.
+/// What a launcher is told, as its first argument. The program and its arguments follow; without any the walls are only
+/// put up, and it is said whether they stand.
 #[derive(Debug, Serialize, Deserialize)]
 struct Order {
     /// With whom everything ends.
@@ -279,8 +281,10 @@ pub fn launch_if_asked() {
     #[cfg(target_os = "linux")]
     {
         let mut arguments = std::env::args_os();
-        if arguments.next().is_some_and(|name| name == LAUNCHER) {
-            launcher::run(arguments);
+        match arguments.next() {
+            Some(name) if name == LAUNCHER => launcher::run(arguments),
+            Some(name) if name == CONFINED => confine::run(arguments),
+            _ => {}
         }
         // The very executable that runs, even if its file has been replaced meanwhile.
         use_launcher("/proc/self/exe");

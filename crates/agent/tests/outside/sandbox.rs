@@ -123,6 +123,9 @@ async fn behind_walls_a_program_has_its_folder_and_nothing_else() {
         (&usual, &format!("os.kill({}, 0)", std::process::id()), "EPERM"),
         (&usual, "ctypes.CDLL(None).ptrace(16, os.getppid(), 0, 0)", "done -1"),
         (&usual, "open(f'/proc/{os.getppid()}/environ').read()", "EACCES"),
+        (&usual, "resource.prlimit(os.getppid(), resource.RLIMIT_NOFILE)", "EPERM"),
+        (&usual, "resource.prlimit(os.getppid(), resource.RLIMIT_CPU, (1, 1))", "EPERM"),
+        (&usual, "resource.prlimit(0, resource.RLIMIT_NOFILE, (64, 64)) and 'its own'", "done its own"),
         // The kernel. Numbers are those of x86-64: unshare, mount, bpf, keyctl, io_uring_setup, clone3.
         (&usual, "call(272, 0x10000000)", "EPERM"),
         (&usual, "call(165, b'none', b'.', b'tmpfs', 0, 0)", "EPERM"),
@@ -149,7 +152,11 @@ async fn behind_walls_a_program_has_its_folder_and_nothing_else() {
         );
     }
     assert_eq!(fs::read_to_string(outside.path().join("secret")).expect("it is there"), "secret");
-    let own = Program { dir: Some(dir.path().into()), sandbox: walls(), ..sh("mkdir -p $TMPDIR/a/b; echo $TMPDIR") };
+    let own = Program {
+        dir: Some(dir.path().into()),
+        sandbox: walls(),
+        ..sh("mkdir -p $TMPDIR/a/b; echo $TMPDIR")
+    };
     let own = result_text(outcome(own).await);
     assert!(Path::new(&own).starts_with(std::env::temp_dir()) && !Path::new(&own).exists(), "{own} goes with it");
 }
@@ -195,7 +202,20 @@ async fn limits_end_what_runs_away() {
             sh("while :; do setsid sleep 1000 & done"),
             "executor_failed: signal: 9 (SIGKILL); it said: windlass-launch: there were more than 60 processes",
         ),
-        (unlimited.clone(), sh("ulimit -c"), "done: 0"),
+        (
+            Sandbox { processes: Some(60), open_files: Some(64), ..unlimited.clone() },
+            sh("deep() { if [ $1 = 0 ]; then for _ in $(seq 50); do sleep 9 & done; wait; else (deep $(($1 - 1)); :); fi; }
+                deep 55"),
+            "executor_failed: signal: 9 (SIGKILL); it said: windlass-launch: there were more than 60 processes",
+        ),
+        // Limits are the program's, not its launcher's.
+        (Sandbox { open_files: Some(10), ..unlimited.clone() }, sh("echo started"), "done: started"),
+        (
+            Sandbox { open_files: Some(32), cpu_seconds: Some(7), ..unlimited.clone() },
+            sh("for pid in $$ $PPID; do grep -cE '^Max (cpu time +7 |open files +32 )' /proc/$pid/limits; done; :"),
+            "done: 2\n0",
+        ),
+        (unlimited.clone(), sh("ulimit -c; grep -cE '^Max core file size +0 +0 ' /proc/$PPID/limits"), "done: 0\n1"),
         (unlimited.clone(), python("status('NoNewPrivs')"), "done: done 1"),
     ] {
         let argv = program.argv.clone();
@@ -225,6 +245,11 @@ async fn nothing_is_left_of_a_program_that_ends_or_is_cancelled() {
     let ended = dir.path().join("ended");
     assert_eq!(result_text(outcome(leaving(&ended, "echo done")).await), "done");
     gone(&pids(&ended).await).await;
+    // Whoever takes its launcher's files away.
+    let alone = dir.path().join("alone");
+    let take = "/usr/bin/python3 -c \"import resource; resource.prlimit($PPID, resource.RLIMIT_NOFILE, (0, 0))\"";
+    outcome(leaving(&alone, take)).await;
+    gone(&pids(&alone).await).await;
 
     let cancelled = dir.path().join("cancelled");
     let adapter = adapter(Arc::new(ProcessExecutor::new(leaving(&cancelled, "sleep 1000"))));
