@@ -28,9 +28,13 @@ use std::{
     convert::Infallible,
     error::Error,
     ffi::OsString,
-    fs::{self, DirBuilder, File},
+    fs::{self, DirBuilder, File, Permissions},
     io::{self, Read, Seek, Write},
-    os::unix::{fs::DirBuilderExt, net::UnixStream, process::CommandExt},
+    os::unix::{
+        fs::{DirBuilderExt, PermissionsExt},
+        net::UnixStream,
+        process::CommandExt,
+    },
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -269,8 +273,27 @@ impl Temporary {
 
 impl Drop for Temporary {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.0) {
+        let removed = fs::remove_dir_all(&self.0).or_else(|_| {
+            open_up(&self.0)?;
+            fs::remove_dir_all(&self.0)
+        });
+        if let Err(error) = removed {
             complain(&format!("{} is left behind: {error}", self.0.display()));
         }
     }
+}
+
+/// Gives us the rights to remove what is in a folder: caches of packages are often made read-only. Follows no links.
+fn open_up(folder: &Path) -> io::Result<()> {
+    let mut closed = vec![folder.to_owned()];
+    while let Some(folder) = closed.pop() {
+        fs::set_permissions(&folder, Permissions::from_mode(0o700))?;
+        for entry in fs::read_dir(&folder)? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                closed.push(entry.path());
+            }
+        }
+    }
+    Ok(())
 }

@@ -155,7 +155,7 @@ async fn behind_walls_a_program_has_its_folder_and_nothing_else() {
     let own = Program {
         dir: Some(dir.path().into()),
         sandbox: walls(),
-        ..sh("mkdir -p $TMPDIR/a/b; echo $TMPDIR")
+        ..sh("mkdir -p $TMPDIR/a/b; chmod -R a-w $TMPDIR; echo $TMPDIR")
     };
     let own = result_text(outcome(own).await);
     assert!(Path::new(&own).starts_with(std::env::temp_dir()) && !Path::new(&own).exists(), "{own} goes with it");
