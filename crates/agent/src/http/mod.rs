@@ -190,7 +190,7 @@ impl HttpExecutor {
         let Some(url) = &self.endpoint.cancel_url else { return };
         let mut body = json!({ "type": "cancel", "protocol": PROTOCOL, "session": turn.session(), "run": turn.run() });
         body["attempt"] = turn.attempt().into();
-        let Ok(request) = self.post(url, &format!("{id}_cancel"), &body) else { return };
+        let Ok(request) = self.post(url, &format!("{id}_cancel_{}", turn.attempt()), &body) else { return };
         match request.timeout(CANCELLING).send().await {
             Ok(answer) => tracing::debug!(run = %turn.run(), status = %answer.status(), "endpoint told of a cancel"),
             Err(error) => {
