@@ -4,7 +4,10 @@
 //! sides. Output is capped, and what the program has started is killed when it ends, misbehaves, or when the future is
 //! dropped; how far that reaches, [`sandbox`](crate::sandbox) says. What the output means is [`process`](crate::process)'s business.
 
-use crate::sandbox::{Profile, Sandbox, SandboxError};
+use crate::{
+    sandbox::{Profile, Sandbox, SandboxError},
+    secrets::cut_off,
+};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use secrecy::{ExposeSecret, SecretString};
 use std::{
@@ -137,7 +140,8 @@ pub(crate) enum ProgramError {
     Pipe(io::Error),
 }
 
-/// Runs the program once. `stderr` hears each line of standard error, cut to a few KiB, without its line end.
+/// Runs the program once. `stderr` hears each line of standard error, cut to a few KiB with `…` for the rest,
+/// without its line end.
 ///
 /// Cancel-safe in this sense: a dropped call has the program killed, and everything that it has started.
 pub(crate) async fn run(
@@ -281,18 +285,20 @@ async fn read_capped(pipe: &mut (impl AsyncRead + Unpin), limit: usize) -> Resul
     if read.len() > limit { Err(ProgramError::TooMuchOutput { limit }) } else { Ok(read) }
 }
 
-/// The lines of a pipe, cut to a few KiB, without their line ends; what is no UTF-8 is replaced.
+/// The lines of a pipe, cut to a few KiB with `…` for the rest, without their line ends; what is no UTF-8 is replaced.
 pub(crate) struct Lines<P> {
     pipe: P,
     chunk: Vec<u8>,
     /// How much of the chunk has been looked at.
     at: usize,
     pending: Vec<u8>,
+    /// Whether more than is pending was read of the line.
+    is_cut: bool,
 }
 
 impl<P: AsyncRead + Unpin> Lines<P> {
     pub(crate) fn new(pipe: P) -> Lines<P> {
-        Lines { pipe, chunk: Vec::with_capacity(STDERR_LINE), at: 0, pending: Vec::new() }
+        Lines { pipe, chunk: Vec::with_capacity(STDERR_LINE), at: 0, pending: Vec::new(), is_cut: false }
     }
 
     /// The next line; none when the pipe has ended or broken. Cancel-safe: what was read is kept.
@@ -302,7 +308,9 @@ impl<P: AsyncRead + Unpin> Lines<P> {
                 let rest = &self.chunk[self.at..];
                 let piece = rest.iter().position(|byte| *byte == b'\n').map_or(rest, |end| &rest[..=end]);
                 let room = STDERR_LINE - self.pending.len();
-                self.pending.extend_from_slice(&piece[..piece.len().min(room)]);
+                let (kept, dropped) = piece.split_at(piece.len().min(room));
+                self.pending.extend_from_slice(kept);
+                self.is_cut |= !dropped.trim_ascii_end().is_empty();
                 self.at += piece.len();
                 if piece.ends_with(b"\n") {
                     return Some(self.take());
@@ -319,9 +327,11 @@ impl<P: AsyncRead + Unpin> Lines<P> {
     }
 
     fn take(&mut self) -> String {
-        let line = String::from_utf8_lossy(&self.pending).trim_end().to_owned();
-        self.pending.clear();
-        line
+        let pending = std::mem::take(&mut self.pending);
+        if std::mem::take(&mut self.is_cut) {
+            return cut_off(&pending);
+        }
+        String::from_utf8_lossy(&pending).trim_end().to_owned()
     }
 }
 
@@ -391,7 +401,7 @@ mod tests {
         let script = r"printf 'one\ntwo\r\n\377\n' >&2; head -c 100000 /dev/zero | tr '\0' x >&2; printf '\nlast' >&2";
         run(&sh(script), b"", |line: &str| lines.push(line.to_owned())).await.expect("it ends by itself");
         let lengths: Vec<usize> = lines.iter().map(String::len).collect();
-        assert_eq!(lengths, [3, 3, 3, STDERR_LINE, 4]);
+        assert_eq!(lengths, [3, 3, 3, STDERR_LINE + "…".len(), 4]);
         assert_eq!((lines[1].as_str(), lines[2].as_str()), ("two", "\u{fffd}"));
     }
 

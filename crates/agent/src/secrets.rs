@@ -27,6 +27,13 @@ pub(crate) fn hidden(text: &str, secrets: &[SecretString]) -> String {
     text
 }
 
+/// What there is of a text that was cut off, so that [`hidden`] knows its end for the beginning of something.
+pub(crate) fn cut_off(bytes: &[u8]) -> String {
+    // Half a character would hide what stands before it.
+    let text = String::from_utf8_lossy(bytes);
+    format!("{}…", text.trim_end_matches(char::REPLACEMENT_CHARACTER).trim_end())
+}
+
 /// An error without these secrets.
 pub(crate) fn hidden_in(error: CoreExecutorError, secrets: &[SecretString]) -> CoreExecutorError {
     match error {
@@ -55,5 +62,8 @@ mod tests {
         ] {
             assert_eq!(hidden(said, &secrets), expected, "{said}");
         }
+        let key = "key sk-täg".as_bytes();
+        let cut = key.iter().enumerate().skip("key sk-t".len()).map(|(end, _)| hidden(&cut_off(&key[..end]), &secrets));
+        assert_eq!(cut.collect::<Vec<_>>(), ["key ***…"; 3]);
     }
 }

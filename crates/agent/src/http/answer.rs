@@ -5,6 +5,7 @@ use crate::{
     egress::Egress,
     exchange::{Answer, Minutes, Refusal, excerpt, part, protocol_error},
     llm::failure::retry_after,
+    secrets::cut_off,
 };
 use futures_util::{Stream, StreamExt};
 use reqwest::{Response, StatusCode, header::CONTENT_TYPE};
@@ -106,7 +107,12 @@ async fn refused(endpoint: &Endpoint, class: Class, response: Response) -> CoreE
 async fn words(endpoint: &Endpoint, mut response: Response) -> String {
     let status = response.status();
     match next_chunk(endpoint, &mut response).await {
-        Ok(Some(chunk)) => format!("{status}: {}", excerpt(String::from_utf8_lossy(&chunk).trim())),
+        Ok(Some(chunk)) => {
+            // Where its length is not known there may be more.
+            let is_whole = response.content_length() == Some(0);
+            let text = if is_whole { String::from_utf8_lossy(&chunk).into_owned() } else { cut_off(&chunk) };
+            format!("{status}: {}", excerpt(text.trim()))
+        }
         // What the status says is enough.
         Ok(None) | Err(_) => status.to_string(),
     }

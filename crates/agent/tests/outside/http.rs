@@ -328,12 +328,14 @@ async fn a_token_that_the_endpoint_quotes_is_hidden() {
     let shapeless = format!(r#"{{"text":["{token}"]}}"#);
     let failed = format!("event: failed\ndata: {{\"error\":\"bad key {token}\"}}\n\n");
     let cut = format!("{}{token}", "x".repeat(1020));
+    let begun = format!("HTTP/1.1 403 Forbidden\r\ncontent-length: 99\r\n\r\nbad key {}", &token[..9]);
     for (act, expected) in [
         (Act::Say(http("401 Unauthorized", "", page)), "401 Unauthorized: no such key: Bearer ***"),
         (ok(&shapeless), r#"{"text":["***"]}"#),
         (ok(&format!(r#"{{"text":7,"error":"{token}"}}"#)), "***"),
         (events(&failed), "bad key ***"),
         (Act::Say(http("403 Forbidden", "", cut)), "x***…"),
+        (Act::Hold(begun.into_bytes()), "403 Forbidden: bad key ***…"),
     ] {
         let with_token = |mut endpoint: Endpoint| {
             let mut value = reqwest::header::HeaderValue::try_from(format!("Bearer {token}")).expect("a header");
