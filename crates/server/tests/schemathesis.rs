@@ -38,6 +38,9 @@ async fn schemathesis_finds_nothing() {
         .args(["--max-time", &seconds, "--seed", "7420", "--no-color", "--request-timeout", "40"])
         // One, so that what is found is found again; and Python up to 3.12 loses count of its recursion in two.
         .args(["--workers", "1"])
+        .env("SCHEMATHESIS_HOOKS", "schemathesis_hooks")
+        .env("PYTHONPATH", format!("{manifest}/tests"))
+        .env("PYTHONDONTWRITEBYTECODE", "1")
         .current_dir(folder.path())
         .stdin(Stdio::null());
     let output = command.output().await.expect("schemathesis starts");
