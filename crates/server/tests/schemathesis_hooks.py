@@ -5,4 +5,4 @@ import schemathesis
 
 @schemathesis.serializer("application/toml")
 def toml(_context, value):
-    return value.encode(errors="replace") if isinstance(value, str) else b""
+    return str(value).encode(errors="replace")

@@ -173,6 +173,8 @@ async fn nobody_gives_what_he_does_not_have_and_a_foreign_token_is_as_good_as_no
         (json!({"scopes": ["tokens:admin"], "session_prefix": "app-1"}), 422, "schema_violation"),
         (json!({"scopes": ["inputs:write"], "session_prefix": "app-1", "tenant": "other"}), 403, "forbidden_scope"),
         (json!({"scopes": []}), 422, "schema_violation"),
+        (json!({"scopes": vec!["inputs:write"; 65]}), 422, "schema_violation"),
+        (json!({"scopes": ["inputs:write tokens:admin"]}), 422, "schema_violation"),
     ] {
         let answer = server.post("/v1/tokens", &wanted).await;
         assert_eq!((answer.status, answer.code()), (status, code), "{wanted}: {answer:?}");

@@ -29,6 +29,8 @@ use windlass_runtime::{
     store::{ListQuery, SessionRow},
 };
 
+/// The most labels that a list is asked by.
+const LABELS: usize = 64;
 /// The longest value of a label, in characters.
 const LABEL: usize = 64;
 /// The longest intent, in characters.
@@ -242,6 +244,10 @@ pub(crate) async fn list(
     StrictQuery(query): StrictQuery<SessionQuery>,
 ) -> Result<Json<Page<SessionView>>, Problem> {
     let limit = page_limit(query.limit)?;
+    if query.label.len() > LABELS {
+        let detail = format!("at most {LABELS} labels are asked for at once");
+        return Err(Problem::new(Code::SchemaViolation).detail(detail).parameter("label"));
+    }
     let pair = |label: &String| label.split_once(':').map(|(name, value)| (name.to_owned(), value.to_owned()));
     let labels: Option<Vec<_>> = query.label.iter().map(pair).collect();
     let labels =

@@ -59,6 +59,9 @@ impl NewToken {
     }
 }
 
+/// The most scopes that are named at once.
+const SCOPES: usize = 64;
+
 /// What is asked for, where the caller may give it: nobody gives what he does not have.
 fn new_token(caller: &Principal, wanted: CreateToken, first: bool) -> Result<NewToken, Problem> {
     let wrong = |field: &str, detail: &str| Problem::at(Code::SchemaViolation, format!("/{field}"), detail);
@@ -68,6 +71,9 @@ fn new_token(caller: &Principal, wanted: CreateToken, first: bool) -> Result<New
     };
     if tenant != caller.tenant {
         caller.may(Scope::TenantAdmin)?;
+    }
+    if wanted.scopes.len() > SCOPES || wanted.scopes.iter().any(|scope| scope.contains(char::is_whitespace)) {
+        return Err(wrong("scopes", &format!("at most {SCOPES} scopes are wanted, each by itself")));
     }
     let scopes: Scopes = wanted.scopes.join(" ").parse().map_err(|error| wrong("scopes", &format!("{error}")))?;
     if scopes.is_empty() {

@@ -124,6 +124,7 @@ async fn lists_are_filtered_and_paged_and_their_cursors_fit_no_other_list() {
         ("limit=0", "schema_violation"),
         ("limit=501", "schema_violation"),
         ("label=x", "schema_violation"),
+        (&["label=a:b"; 65].join("&"), "schema_violation"),
         ("colour=red", "unknown_field"),
     ] {
         let refused = rig.get(&format!("/v1/sessions?{query}")).await;
