@@ -67,6 +67,7 @@ impl Traces {
     ///
     /// # Errors
     /// [`OtlpError`].
+    #[cfg_attr(not(feature = "otlp"), expect(clippy::unnecessary_wraps, reason = "with the feature it may fail"))]
     pub(crate) fn of(config: &TelemetryConfig) -> Result<Traces, OtlpError> {
         let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let named = config.otlp_endpoint.is_some() || ENDPOINTS.iter().any(|name| variable(name).is_some());
