@@ -61,7 +61,7 @@ pub(crate) struct Format {
     #[arg(long, conflicts_with = "output", help_heading = "Output")]
     json: bool,
     /// Print text for people, one JSON document, or one JSON document a line [default: text]
-    #[arg(long, short, value_enum, value_name = "FORMAT", hide_possible_values = false, help_heading = "Output")]
+    #[arg(long, short, value_enum, value_name = "FORMAT", help_heading = "Output")]
     output: Option<Output>,
 }
 

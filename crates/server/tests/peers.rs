@@ -244,9 +244,21 @@ async fn the_door_lets_in_what_a_pinned_server_may_say_and_nothing_else() {
     ] {
         assert_eq!(post(&envelope, signed_by).await, (status, code.to_owned()), "{envelope:?}");
     }
+    // An answer is taken once, and heard as often as it is posted; another one finds the request closed.
+    let request = json!({ "to": "writer@lyon", "kind": "request", "body": "add" });
+    let asked = server.post("/v1/sessions/reader/peers/messages", &request).await;
+    assert_eq!(asked.status, 202, "{asked:?}");
+    let in_reply_to = EnvelopeId(serde_json::from_value(asked.body["id"].clone()).unwrap());
+    let answer = |n: u128| {
+        let (status, result) = (ResponseStatus::Completed, json!(2));
+        from_lyon(n, EnvelopeBody::Response { in_reply_to, status, result, handling_mode: None })
+    };
+    for (n, status) in [(10, 202), (10, 202), (11, 409)] {
+        assert_eq!(post(&answer(n), &lyon).await.0, status, "answer {n}");
+    }
     let inputs = server.get("/v1/sessions/reader/inputs").await;
     let sources = inputs.body["items"].as_array().unwrap().iter().map(|input| input["source"]["peer_id"].clone());
-    assert_eq!(sources.collect::<Vec<_>>(), vec![json!("writer@lyon"); 3]);
+    assert_eq!(sources.collect::<Vec<_>>(), vec![json!("writer@lyon"); 4]);
 }
 
 /// Not a test by itself: the life of a child, when there is one.

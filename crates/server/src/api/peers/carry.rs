@@ -16,14 +16,14 @@ use std::{
 };
 use uuid::Uuid;
 use windlass_agent::tools::Peers;
-use windlass_core::{AcceptOutcome, InputId, RejectReason, SessionId};
+use windlass_core::{AcceptOutcome, CorrelationId, InputId, RejectReason, SessionId, answer_key};
 use windlass_runtime::{
     Clock as _, SessionError, SystemClock,
     comms::{
         Arrival, Chains, CommsCommand, Envelope, EnvelopeBody, Ingress, KeptEnvelope, MAX_HOPS, PeerName, Refusal,
         SendError, SendReceipt, SenderNames, input_of,
     },
-    store::ListQuery,
+    store::{InputRef, ListQuery},
 };
 
 /// How long a request waits for its terminal response, and anything else for its arrival.
@@ -169,7 +169,12 @@ pub(super) async fn admit(state: &AppState, received: Received<'_>) -> Result<()
             kept.envelope.id == *in_reply_to && is_request && may_answer(&kept.envelope.to)
         };
         if !asked.iter().any(is_asked) {
-            return Err(SendError::RequestClosed(*in_reply_to));
+            // What closed it may be this very answer, whose sender did not hear that it had arrived.
+            let answer = InputRef::Key(answer_key(CorrelationId::from_uuid(in_reply_to.0)));
+            let answer = handle.input(&answer).await.map_err(|error| undone(error, to))?;
+            let this = Some(CorrelationId::from_uuid(envelope.id.0));
+            let is_this = answer.is_some_and(|answer| answer.input.header.correlation_id == this);
+            return if is_this { Ok(()) } else { Err(SendError::RequestClosed(*in_reply_to)) };
         }
     }
     let candidate =
