@@ -9,6 +9,7 @@ mod api;
 pub mod auth;
 pub mod config;
 mod guard;
+mod handover;
 mod health;
 pub mod json;
 pub mod limits;

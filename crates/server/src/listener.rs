@@ -6,6 +6,7 @@
 use crate::{
     config::{Config, LimitsConfig},
     guard::Guard,
+    handover::{self, Endless, Handover, Silence},
 };
 use axum::response::Response;
 use http_body::{Body, Frame, SizeHint};
@@ -160,30 +161,49 @@ impl Connection {
     }
 
     async fn speak<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(self, stream: S) {
-        let activity = Arc::new(Activity::default());
-        let mut timed = Timed::new(stream, Arc::clone(&activity), &self.limits);
+        let (activity, handover) = (Arc::new(Activity::default()), Arc::new(Handover::default()));
+        let mut timed = Timed::new(stream, Arc::clone(&activity), Arc::clone(&handover), &self.limits);
         let spoken = tokio::select! {
             spoken = timed.is_http_2() => spoken,
             () = self.closing.cancelled() => return,
         };
-        let (guard, peer) = (self.guard, self.peer);
+        let (guard, peer, place) = (self.guard, self.peer, Arc::clone(&handover));
         let service = service_fn(move |request: http::Request<Incoming>| {
             let under_way = UnderWay::begin(&activity);
-            let guard = guard.clone();
+            let (guard, place) = (guard.clone(), Arc::clone(&place));
+            let plain = request.version() == http::Version::HTTP_11 && request.method() == http::Method::GET;
             async move {
                 // Boxed, because hyper keeps the room of what answered last as long as the connection lives.
                 let answered = Box::pin(guard.call(peer, request)).await;
-                answered.map(|response: Response| response.map(|body| Tracked { body, _under_way: under_way }))
+                answered.map(|response: Response| {
+                    let takes_over = plain && response.extensions().get::<Endless>().is_some();
+                    let response = response.map(|body| Tracked { body, _under_way: Some(under_way) });
+                    if takes_over { place.prepare(response).map(Tracked::silent) } else { response }
+                })
             }
         });
         let ended = match spoken {
             Ok(true) => {
-                let connection = http_2(&self.limits).serve_connection(TokioIo::new(timed), service);
-                until_closed(Box::pin(connection), http2::Connection::graceful_shutdown, &self.closing).await
+                let mut connection = Box::pin(http_2(&self.limits).serve_connection(TokioIo::new(timed), service));
+                until_closed(connection.as_mut(), http2::Connection::graceful_shutdown, &self.closing).await
             }
             Ok(false) => {
-                let connection = http_1(&self.limits).serve_connection(TokioIo::new(timed), service);
-                until_closed(Box::pin(connection), http1::Connection::graceful_shutdown, &self.closing).await
+                let connection = Box::new(http_1(&self.limits).serve_connection(TokioIo::new(timed), service));
+                let mut held = UntilDue { connection, handover };
+                let ended = until_closed(
+                    Pin::new(&mut held),
+                    |held| Pin::new(&mut *held.get_mut().connection).graceful_shutdown(),
+                    &self.closing,
+                )
+                .await;
+                if let Some(body) = held.handover.take() {
+                    let stream = held.connection.into_parts().io.into_inner();
+                    return match Box::pin(handover::carry(stream, body)).await {
+                        Ok(()) => {}
+                        Err(error) => tracing::debug!(%error, "a stream was cut"),
+                    };
+                }
+                ended
             }
             Err(error) => return tracing::debug!(%error, "a connection ended before its first request"),
         };
@@ -218,7 +238,7 @@ fn http_2(limits: &LimitsConfig) -> http2::Builder<TokioExecutor> {
 
 /// Serves a connection to its end. When the door closes, the requests that are under way are its last.
 async fn until_closed<C: Future<Output = hyper::Result<()>>>(
-    mut connection: Pin<Box<C>>,
+    mut connection: Pin<&mut C>,
     close: impl FnOnce(Pin<&mut C>),
     closing: &CancellationToken,
 ) -> hyper::Result<()> {
@@ -227,6 +247,23 @@ async fn until_closed<C: Future<Output = hyper::Result<()>>>(
         () = closing.cancelled() => {
             close(connection.as_mut());
             connection.await
+        }
+    }
+}
+
+/// A connection of HTTP/1 that ends also when a response is to take it over.
+struct UntilDue<C> {
+    connection: Box<C>,
+    handover: Arc<Handover<Tracked>>,
+}
+
+impl<C: Future<Output = hyper::Result<()>> + Unpin> Future for UntilDue<C> {
+    type Output = hyper::Result<()>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<hyper::Result<()>> {
+        match Pin::new(&mut *self.connection).poll(context) {
+            Poll::Pending if self.handover.is_due() => Poll::Ready(Ok(())),
+            other => other,
         }
     }
 }
@@ -259,7 +296,14 @@ impl Drop for UnderWay {
 /// The body of an answer; while it is sent, its request is under way.
 struct Tracked {
     body: axum::body::Body,
-    _under_way: UnderWay,
+    _under_way: Option<UnderWay>,
+}
+
+impl Tracked {
+    /// What hyper sends instead of a body that takes over: another keeps its request under way.
+    fn silent(silence: Silence<Tracked>) -> Tracked {
+        Tracked { body: axum::body::Body::new(silence), _under_way: None }
+    }
 }
 
 impl Body for Tracked {
@@ -286,6 +330,7 @@ impl Body for Tracked {
 struct Timed<S> {
     stream: S,
     activity: Arc<Activity>,
+    handover: Arc<Handover<Tracked>>,
     head: Duration,
     idle: Duration,
     stall: Duration,
@@ -309,10 +354,11 @@ enum Waiting {
 }
 
 impl<S> Timed<S> {
-    fn new(stream: S, activity: Arc<Activity>, limits: &LimitsConfig) -> Timed<S> {
+    fn new(stream: S, activity: Arc<Activity>, handover: Arc<Handover<Tracked>>, limits: &LimitsConfig) -> Timed<S> {
         Timed {
             stream,
             activity,
+            handover,
             head: limits.header_seconds.0,
             idle: limits.idle_seconds.0,
             stall: limits.write_stall_seconds.0,
@@ -446,6 +492,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Timed<S> {
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = Pin::new(&mut self.stream).poll_flush(context);
+        if let Poll::Ready(Ok(())) = flushed {
+            self.handover.flushed();
+        }
         self.written(flushed, context)
     }
 

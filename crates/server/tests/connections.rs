@@ -322,6 +322,110 @@ async fn a_client_that_takes_nothing_is_let_go() {
     is_well(&server).await;
 }
 
+/// Follows the events of a new session, on whose inputs nothing works: the connection, and what came with the opening.
+async fn follow(server: &TestServer, version: &str, more: &str) -> (TcpStream, String) {
+    server.post("/v1/sessions", &json!({"name": "s"})).await;
+    server.post("/v1/sessions/s/hold", &json!({})).await;
+    let mut stream = connect(server).await;
+    let request = format!("GET /v1/sessions/s/events HTTP/{version}\r\nHost: localhost\r\n\r\n{more}");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut opening = Vec::new();
+    while !opening.windows(7).any(|window| window == b"retry: ") {
+        let read = timeout(LONG, stream.read_buf(&mut opening)).await.expect("the stream begins").unwrap();
+        assert!(read > 0, "{}", String::from_utf8_lossy(&opening));
+    }
+    (stream, String::from_utf8(opening).expect("text"))
+}
+
+/// Ends the session of [`follow`], and so its streams.
+async fn end(server: &TestServer) {
+    server.post("/v1/sessions/s/destroy", &json!({})).await;
+    assert_eq!(server.delete("/v1/sessions/s").await.status, 204);
+}
+
+async fn until_no_stream_is_open(server: &TestServer) {
+    let closed = async {
+        loop {
+            let metrics = server.get("/metrics").await;
+            let open =
+                metrics.body.as_str().and_then(|text| text.lines().find(|line| line.starts_with("windlass_streams{")));
+            if open.is_some_and(|line| line.ends_with(" 0")) {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(LONG, closed).await.expect("the stream is over");
+}
+
+/// The body of chunks, which must be whole: each as long as it says, and an empty one last.
+fn unchunked(mut rest: &str) -> String {
+    let mut body = String::new();
+    loop {
+        let (size, after) = rest.split_once("\r\n").expect("a size");
+        let size = usize::from_str_radix(size, 16).expect("hexadecimal");
+        let (chunk, after) = after.split_at(size);
+        rest = after.strip_prefix("\r\n").expect("a chunk as long as it says");
+        if size == 0 {
+            assert_eq!(rest, "", "nothing follows the last chunk");
+            return body;
+        }
+        body.push_str(chunk);
+    }
+}
+
+#[tokio::test]
+async fn a_stream_is_the_last_response_of_its_connection_and_ends_in_whole_chunks() {
+    let server = server(|_| {}).await;
+    // A request that follows on its connection is not answered.
+    let (mut stream, opening) = follow(&server, "1.1", "GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+    server.post("/v1/sessions/s/inputs", &json!({"kind": "prompt", "text": "hello"})).await;
+    end(&server).await;
+    let all = opening + &rest(&mut stream).await;
+    let (head, chunks) = all.split_once("\r\n\r\n").expect("a head");
+    for line in
+        ["HTTP/1.1 200 OK", "connection: close", "transfer-encoding: chunked", "content-type: text/event-stream"]
+    {
+        assert!(head.lines().any(|said| said == line), "{line}: {head}");
+    }
+    let body = unchunked(chunks);
+    let events: Vec<_> = body.lines().filter_map(|line| line.strip_prefix("event: ")).collect();
+    assert_eq!((events.first(), events.last()), (Some(&"input_accepted"), Some(&"end")), "{body}");
+    assert!(body.ends_with("\n\n"), "{body}");
+    until_no_stream_is_open(&server).await;
+}
+
+#[tokio::test]
+async fn a_stream_over_http_1_0_ends_with_its_connection() {
+    let server = server(|_| {}).await;
+    let (mut stream, opening) = follow(&server, "1.0", "").await;
+    end(&server).await;
+    let all = opening + &rest(&mut stream).await;
+    assert!(!all.contains("transfer-encoding") && all.contains("\nevent: end\n") && all.ends_with("\n\n"), "{all}");
+}
+
+#[tokio::test]
+async fn a_stream_is_over_when_its_client_goes_or_takes_nothing() {
+    let server = server(|config| config.limits.write_stall_seconds = SHORT).await;
+    let (stream, _) = follow(&server, "1.1", "").await;
+    drop(stream);
+    until_no_stream_is_open(&server).await;
+
+    let (mut stream, _) = follow(&server, "1.1", "").await;
+    stream.shutdown().await.unwrap();
+    until_no_stream_is_open(&server).await;
+
+    let (stream, _) = follow(&server, "1.1", "").await;
+    // More than the buffers between the two will hold.
+    let prompt = json!({"kind": "prompt", "text": "x".repeat(60_000)});
+    for _ in 0..250 {
+        assert_eq!(server.post("/v1/sessions/s/inputs", &prompt).await.status, 202);
+    }
+    until_no_stream_is_open(&server).await;
+    drop(stream);
+    is_well(&server).await;
+}
+
 #[tokio::test]
 async fn only_known_hosts_and_origins_are_answered() {
     let server = server(|config| {

@@ -15,6 +15,7 @@ use super::{
 use crate::{
     auth::{Principal, Scope, authenticate},
     guard::ClientIp,
+    handover::Endless,
     json::StrictQuery,
     problem::{Code, Problem},
     state::AppState,
@@ -301,7 +302,7 @@ async fn reached(state: &AppState, session: SessionId, mark: Mark, head: Seq) ->
 fn answer(events: impl stream::Stream<Item = Bytes> + Send + 'static) -> Response {
     const BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
     let headers = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-store"), (BUFFERING, "no")];
-    (headers, Body::from_stream(events.map(Ok::<_, Infallible>))).into_response()
+    (Extension(Endless), headers, Body::from_stream(events.map(Ok::<_, Infallible>))).into_response()
 }
 
 /// What a stream notices besides events, and what it holds.
