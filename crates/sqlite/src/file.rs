@@ -4,7 +4,7 @@
 //! byte of it changing. Settings that durability rests on are read back, and a store that does not have them is not
 //! opened.
 
-use crate::{SqliteOptions, rows::unreadable};
+use crate::{SqliteOptions, crash::crash_point, rows::unreadable};
 use rusqlite::{Connection, ErrorCode, OpenFlags, config::DbConfig};
 use std::{
     fs::{File, TryLockError},
@@ -90,9 +90,8 @@ fn foreign(path: &Path, detail: &str) -> StoreError {
 /// The writer's connection: looked at, migrated, set up and checked.
 pub(crate) fn open(path: &Path, options: &SqliteOptions) -> Result<Connection, StoreError> {
     assert!(rusqlite::version_number() >= OLDEST_SQLITE, "the bundled SQLite is at least 3.51.3");
-    let found = look(path)?;
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let mut connection = Connection::open_with_flags(path, flags).map_err(|error| refused(path, error))?;
+    let found = if is_unused(path) { make(path)? } else { look(path)? };
+    let mut connection = Connection::open_with_flags(path, writing()).map_err(|error| refused(path, error))?;
     if connection.is_readonly("main").map_err(unreadable)? {
         return Err(StoreError::ReadOnly(format!("{} is write-protected", path.display()).into()));
     }
@@ -104,6 +103,42 @@ pub(crate) fn open(path: &Path, options: &SqliteOptions) -> Result<Connection, S
         migrate(path, &mut connection, found)?;
     }
     Ok(connection)
+}
+
+fn writing() -> OpenFlags {
+    OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX
+}
+
+/// Whether nothing has this name, not even a link to nothing, nor is it the name of somebody's log: `SQLite` would play it
+/// into a file that is put beside it.
+fn is_unused(path: &Path) -> bool {
+    let names = [path.to_owned(), beside(path, "-wal"), beside(path, "-journal")];
+    names.iter().all(|name| name.symlink_metadata().is_err_and(|error| error.kind() == ErrorKind::NotFound))
+}
+
+/// Makes a new store under another name, and names it when it is whole: that takes two syncs instead of one for each of
+/// its steps, and whoever is killed meanwhile leaves no half of a store. Answers its schema.
+fn make(path: &Path) -> Result<u32, StoreError> {
+    let half = beside(path, ".new");
+    for left in [half.clone(), beside(&half, "-wal")] {
+        remove(&left)?;
+    }
+    let make = || -> rusqlite::Result<Connection> {
+        let connection = Connection::open_with_flags(&half, writing())?;
+        connection.pragma_update(None, "synchronous", "off")?;
+        connection.pragma_update(None, "journal_mode", "memory")?;
+        Ok(connection)
+    };
+    let mut connection = make().map_err(|error| refused(path, error))?;
+    run_migrations(&mut connection)?;
+    // It is a lasting property of the file. Nothing is in the log, which ends with the connection.
+    connection.pragma_update(None, "journal_mode", "wal").map_err(|error| refused(path, error))?;
+    connection.close().map_err(|(_, error)| refused(path, error))?;
+    File::open(&half).and_then(|file| file.sync_all()).map_err(|error| unopened(&half, &error))?;
+    crash_point("made");
+    rename(&half, path)?;
+    crash_point("named");
+    Ok(SCHEMA)
 }
 
 /// A reader's connection. `path` has been looked at before.
@@ -218,11 +253,15 @@ fn migrate(path: &Path, connection: &mut Connection, found: u32) -> Result<(), S
     if found > 0 {
         copy(connection, &beside(path, &format!(".schema-{found}.backup")))?;
     }
-    let runner = migrations::migrations::runner().set_grouped(true);
-    runner.run(connection).map_err(|error| StoreError::Unavailable(error.to_string().into()))?;
+    run_migrations(connection)?;
     // From here on the header of the file itself tells older versions to leave it alone.
     connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).map_err(unreadable)?;
     sync_folder(path).map_err(|error| unopened(path, &error))
+}
+
+fn run_migrations(connection: &mut Connection) -> Result<(), StoreError> {
+    let runner = migrations::migrations::runner().set_grouped(true);
+    runner.run(connection).map(drop).map_err(|error| StoreError::Unavailable(error.to_string().into()))
 }
 
 /// A consistent copy of the whole store, synced; readers and writers go on meanwhile. Never overwrites.
@@ -237,13 +276,18 @@ pub(crate) fn copy(connection: &Connection, to: &Path) -> Result<(), StoreError>
 
 /// The copy under another name, synced. What a copy before it has left there is overwritten.
 pub(crate) fn copy_aside(connection: &Connection, to: &Path, half: &Path) -> Result<(), StoreError> {
-    match std::fs::remove_file(half) {
-        Err(error) if error.kind() != ErrorKind::NotFound => return Err(unopened(half, &error)),
-        _ => {}
-    }
+    remove(half)?;
     let name = half.to_str().ok_or_else(|| StoreError::Unavailable("the backup's name is not UTF-8".into()))?;
     connection.execute("VACUUM INTO ?", [name]).map_err(|error| refused(to, error))?;
     File::open(half).and_then(|file| file.sync_all()).map_err(|error| unopened(half, &error))
+}
+
+/// Removes a file that may be there.
+fn remove(path: &Path) -> Result<(), StoreError> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(unopened(path, &error)),
+        _ => Ok(()),
+    }
 }
 
 /// Gives a file another name, durably.

@@ -258,7 +258,8 @@ impl Thread {
     /// The connection, which is got back first if it was lost and the time has come to try.
     fn connect(&mut self) -> Option<&mut Connection> {
         if self.connection.is_none() && Instant::now() >= self.retry.0 {
-            let opened = file::open(&self.path, &self.options).ok();
+            // A file that has gone is not made anew: what was acknowledged stands in it.
+            let opened = self.path.exists().then(|| file::open(&self.path, &self.options).ok()).flatten();
             if opened.is_none_or(|connection| self.use_connection(connection).is_err()) {
                 self.connection = None;
                 self.retry = (Instant::now() + self.retry.1, (self.retry.1 * 2).min(REOPEN_AFTER.1));

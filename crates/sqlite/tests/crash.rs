@@ -146,6 +146,27 @@ async fn what_was_acknowledged_survives_a_kill_at_every_point() {
     }
 }
 
+#[cfg(unix)]
+#[tokio::test]
+async fn a_kill_while_the_store_is_made_leaves_none_or_a_whole_one() {
+    for (point, there) in [("made", false), ("named", true)] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let status = run_child(folder.path(), |child| {
+            child.env("WINDLASS_CRASH", point);
+        });
+        assert!(!status.success(), "{point}: the child was to die there, it ended with {status}");
+        let file = folder.path().join("store.db");
+        assert_eq!(file.exists(), there, "{point}");
+        let store = SqliteStore::open(&file, SqliteOptions::default()).expect("opened");
+        work(&store, folder.path(), 1, 3).await.expect("and it is a store");
+        drop(store);
+        assert!(nothing_is_lost(folder.path(), point).await > 0);
+        let left: Vec<_> =
+            std::fs::read_dir(folder.path()).expect("the folder").flatten().map(|entry| entry.file_name()).collect();
+        assert!(!left.iter().any(|name| name.to_string_lossy().contains(".new")), "{point}: {left:?}");
+    }
+}
+
 /// The file system refuses to let the log grow, in the middle of a commit: not "full", but an I/O error.
 #[cfg(unix)]
 #[tokio::test]

@@ -75,6 +75,22 @@ fn an_empty_file_becomes_a_store() {
     assert!(verify(&file).expect("verified").is_clean());
 }
 
+#[test]
+fn a_log_that_was_left_alone_is_not_played_into_a_new_store() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (file, log) = (folder.path().join("store.db"), folder.path().join("store.db-wal"));
+    let other = rusqlite::Connection::open(folder.path().join("other.db")).expect("opened");
+    other.pragma_update(None, "journal_mode", "wal").expect("set");
+    other.execute_batch("CREATE TABLE theirs (a); INSERT INTO theirs VALUES (1)").expect("written");
+    std::fs::copy(folder.path().join("other.db-wal"), &log).expect("copied");
+    drop(open(&file).expect("a new store"));
+    assert!(windlass_sqlite::verify(&file).expect("verified").is_clean());
+    let store = rusqlite::Connection::open(&file).expect("opened");
+    let theirs =
+        store.query_row("SELECT count(*) FROM sqlite_schema WHERE name = 'theirs'", [], |row| row.get::<_, i64>(0));
+    assert_eq!(theirs.expect("counted"), 0);
+}
+
 #[tokio::test]
 async fn a_second_writer_is_refused_by_pid() {
     let (_folder, file, store) = store();
