@@ -37,6 +37,11 @@ use arguments::{Listing, OfInput, OfSession};
 use clap::{Parser, Subcommand};
 use failure::Failure;
 use std::process::ExitCode;
+use windlass_server::{
+    Config,
+    config::{LogFormat, TelemetryConfig},
+    logging,
+};
 
 /// A durable session runtime for AI agents: accepted means accounted for.
 #[derive(Parser)]
@@ -172,14 +177,10 @@ fn run(verb: Verb) -> Result<(), Failure> {
 
 /// Messages of the program go to standard error; `WINDLASS_LOG` chooses which (for example `info`).
 fn log() -> Result<(), Failure> {
-    let filter = match std::env::var("WINDLASS_LOG") {
-        Ok(filter) => filter.parse().map_err(|error| {
-            Failure::config(format!("WINDLASS_LOG: {error}")).hint("WINDLASS_LOG=info, or leave it unset")
-        })?,
-        Err(_) => tracing_subscriber::EnvFilter::new("warn"),
-    };
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    Ok(())
+    let log = std::env::var("WINDLASS_LOG").unwrap_or_else(|_| "warn".to_owned());
+    let telemetry = TelemetryConfig { log, log_format: LogFormat::Text, ..Config::defaults().telemetry };
+    logging::install(&telemetry, output::colors_messages())
+        .map_err(|error| Failure::config(format!("WINDLASS_LOG: {error}")).hint("WINDLASS_LOG=info, or leave it unset"))
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime, Failure> {

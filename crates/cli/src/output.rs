@@ -54,6 +54,11 @@ pub(crate) fn is_quiet() -> bool {
     QUIET.load(Ordering::Relaxed)
 }
 
+/// Whether what goes to standard error is coloured.
+pub(crate) fn colors_messages() -> bool {
+    anstream::AutoStream::choice(&std::io::stderr()) != anstream::ColorChoice::Never
+}
+
 /// How an answer is told.
 #[derive(clap::Args, Clone, Copy, Debug)]
 pub(crate) struct Format {

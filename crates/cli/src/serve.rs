@@ -89,7 +89,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
 /// The log of a server: JSON lines on standard error, text at a terminal. WINDLASS_LOG wins over the configuration.
 fn log(telemetry: &TelemetryConfig) -> Result<(), Failure> {
     let log = std::env::var("WINDLASS_LOG").unwrap_or_else(|_| telemetry.log.clone());
-    Ok(logging::install(&TelemetryConfig { log, ..telemetry.clone() })?)
+    Ok(logging::install(&TelemetryConfig { log, ..telemetry.clone() }, output::colors_messages())?)
 }
 
 fn sqlite(text: &str) -> Result<PathBuf, String> {

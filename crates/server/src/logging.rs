@@ -18,17 +18,17 @@ use windlass_agent::known;
 /// The crates that see bytes of requests: whatever is asked for, they log no details.
 const QUIET: [&str; 6] = ["h2=warn", "hyper=warn", "hyper_util=warn", "reqwest=warn", "rustls=warn", "tower=warn"];
 
-/// Logs to standard error from now on, for the whole process, and panics too.
+/// Logs to standard error from now on, for the whole process, and panics too; text in colour if it is wanted so.
 ///
 /// # Errors
 /// [`ConfigError`] if `telemetry.log` is no filter. That something else logs already is none: then that goes on.
-pub fn install(config: &TelemetryConfig) -> Result<(), ConfigError> {
-    let json = match config.log_format {
-        LogFormat::Json => true,
-        LogFormat::Text => false,
-        LogFormat::Auto => !io::stderr().is_terminal(),
+pub fn install(config: &TelemetryConfig, color: bool) -> Result<(), ConfigError> {
+    let form = match config.log_format {
+        LogFormat::Auto if !io::stderr().is_terminal() => Form::Json,
+        LogFormat::Json => Form::Json,
+        LogFormat::Auto | LogFormat::Text => Form::Text { color },
     };
-    let subscriber = subscriber(&config.log, json, io::stderr)?;
+    let subscriber = subscriber(&config.log, form, io::stderr)?;
     if tracing::subscriber::set_global_default(subscriber).is_err() {
         tracing::debug!("the log was set up already");
     }
@@ -36,11 +36,23 @@ pub fn install(config: &TelemetryConfig) -> Result<(), ConfigError> {
     Ok(())
 }
 
+/// What a line of the log looks like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// A JSON document.
+    Json,
+    /// Text for people.
+    Text {
+        /// With the escape sequences of terminals.
+        color: bool,
+    },
+}
+
 /// A log of this filter on this writer, which is given whole lines without secrets.
 ///
 /// # Errors
 /// As for [`install`].
-pub fn subscriber<W>(filter: &str, json: bool, writer: W) -> Result<Box<dyn Subscriber + Send + Sync>, ConfigError>
+pub fn subscriber<W>(filter: &str, form: Form, writer: W) -> Result<Box<dyn Subscriber + Send + Sync>, ConfigError>
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
@@ -53,10 +65,9 @@ where
         filter = filter.add_directive(quiet.parse().map_err(|error| invalid(&error))?);
     }
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(Discreet(writer));
-    Ok(if json {
-        boxed(builder.json().flatten_event(true).with_current_span(true).with_span_list(false).finish())
-    } else {
-        boxed(builder.finish())
+    Ok(match form {
+        Form::Json => boxed(builder.json().flatten_event(true).with_current_span(true).with_span_list(false).finish()),
+        Form::Text { color } => boxed(builder.with_ansi(color).finish()),
     })
 }
 

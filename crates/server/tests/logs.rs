@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 use windlass_server::{
-    logging,
+    logging::{self, Form},
     testing::{Answer, TestServer},
 };
 
@@ -29,7 +29,7 @@ impl Write for Kept {
 #[tokio::test]
 async fn a_log_in_every_detail_holds_no_token_no_query_no_header_and_no_body() {
     let kept = Kept::default();
-    let subscriber = logging::subscriber("trace", true, {
+    let subscriber = logging::subscriber("trace", Form::Json, {
         let kept = kept.clone();
         move || kept.clone()
     });
@@ -57,12 +57,12 @@ async fn a_log_in_every_detail_holds_no_token_no_query_no_header_and_no_body() {
 }
 
 #[test]
-fn what_is_quoted_by_an_error_a_url_or_a_panic_is_hidden_in_both_formats() {
+fn what_is_quoted_by_an_error_a_url_or_a_panic_is_hidden_in_both_forms() {
     const KEY: &str = "a-key\"with-marks";
     windlass_agent::known::know(&KEY.into());
-    for json in [true, false] {
+    for form in [Form::Json, Form::Text { color: false }] {
         let kept = Kept::default();
-        let subscriber = logging::subscriber("info", json, {
+        let subscriber = logging::subscriber("info", form, {
             let kept = kept.clone();
             move || kept.clone()
         });
@@ -84,5 +84,6 @@ fn what_is_quoted_by_an_error_a_url_or_a_panic_is_hidden_in_both_formats() {
             assert!(log.contains(said), "{said} is not in the log: {log}");
         }
         assert_eq!(log.lines().count(), 4, "{log}");
+        assert!(!log.contains('\u{1b}'), "nobody asked for colour: {log}");
     }
 }
