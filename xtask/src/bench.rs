@@ -1,16 +1,21 @@
 //! How is the benchmark started?
 
-use crate::root;
+use crate::{root, steps};
 use anyhow::Context as _;
-use std::process::Command;
+use std::{path::PathBuf, process::Command};
 
-/// Builds it in release and runs it with these arguments.
+/// Builds it in release, and the program beside it, and runs it with these arguments.
 pub(crate) fn run(arguments: &[String]) -> anyhow::Result<bool> {
-    let status = Command::new(env!("CARGO"))
+    // Together, so that what they share is built once and measured as it is shipped.
+    let build = ["build", "--quiet", "--release", "--package", "windlass-bench", "--package", "windlass-cli"];
+    if !steps::cargo(build).status().context("cannot start cargo")?.success() {
+        return Ok(false);
+    }
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
+    let status = Command::new(target.join("release/windlass-bench"))
         .current_dir(root())
-        .args(["run", "--quiet", "--release", "--package", "windlass-bench", "--"])
         .args(arguments)
         .status()
-        .context("cannot start cargo")?;
+        .context("cannot start the benchmark")?;
     Ok(status.success())
 }

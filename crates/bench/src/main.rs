@@ -32,6 +32,9 @@ struct Args {
     /// Where the durable scenarios write; must be on a disk.
     #[arg(long, default_value = "target/bench")]
     dir: PathBuf,
+    /// The program whose start and size are measured; absent: the one that was built beside this.
+    #[arg(long, value_name = "PATH")]
+    program: Option<PathBuf>,
     /// Name the scenarios and stop.
     #[arg(long)]
     list: bool,
@@ -49,6 +52,7 @@ struct Bench {
     quick: bool,
     runs: usize,
     dir: PathBuf,
+    program: PathBuf,
 }
 
 impl Bench {
@@ -74,7 +78,11 @@ fn main() -> anyhow::Result<()> {
         anyhow::bail!("no scenario is called {unknown:?}; `cargo xtask bench --list` names them");
     }
     let filesystem = floor::disk::filesystem(&args.dir)?;
-    let bench = Bench { quick: args.quick, runs: args.runs.into(), dir: args.dir };
+    let program = match args.program {
+        Some(program) => program,
+        None => std::env::current_exe()?.with_file_name("windlass"),
+    };
+    let bench = Bench { quick: args.quick, runs: args.runs.into(), dir: args.dir, program };
     let (mut figures, mut failed) = (Vec::new(), Vec::new());
     for scenario in scenario::ALL {
         if args.only.is_empty() || args.only.iter().any(|name| name == scenario.name) {

@@ -9,6 +9,7 @@ mod llm;
 mod memory;
 mod operations;
 mod peers;
+mod program;
 mod recover;
 mod sse;
 mod store;
@@ -65,6 +66,8 @@ pub const ALL: &[Scenario] = &[
     Scenario { name: "http_rtt", about: "one connection, request to outcome, on a disk", run: http::http_rtt },
     Scenario { name: "sse_fanout", about: "one session, many streams", run: sse::sse_fanout },
     Scenario { name: "sse_idle", about: "bytes of a stream on which nothing happens", run: sse::sse_idle },
+    Scenario { name: "start", about: "the real program, until it serves", run: program::start },
+    Scenario { name: "size", about: "bytes of the program", run: program::size },
     Scenario { name: "recover", about: "a long queue, many sessions: until work goes on", run: recover::run },
 ];
 
