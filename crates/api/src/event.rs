@@ -3,7 +3,7 @@
 use crate::Time;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use windlass_core::{RunId, SessionId};
+use windlass_core::{Entry, RunId, SessionId};
 
 /// An entry of a session's journal: one event of a stream, one line of a page.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -23,6 +23,22 @@ pub struct Event {
     /// are microseconds since the Unix epoch.
     #[cfg_attr(feature = "openapi", schema(value_type = Object))]
     pub record: Value,
+}
+
+impl Event {
+    /// The entry of this session.
+    ///
+    /// # Errors
+    /// If the record cannot be written as JSON, which none is known to do.
+    pub fn of(session: SessionId, entry: &Entry) -> serde_json::Result<Event> {
+        Ok(Event {
+            session,
+            seq: entry.seq.0,
+            at: entry.at.into(),
+            name: entry.record.name().to_owned(),
+            record: serde_json::to_value(&entry.record)?,
+        })
+    }
 }
 
 /// Live progress of a run: the event `progress`. Recorded nowhere, shown once.

@@ -2,7 +2,7 @@
 
 use crate::{Completion, Time};
 use serde::{Deserialize, Serialize};
-use windlass_core::{Decision, InputId, InputState, RunId};
+use windlass_core::{Cause, Decision, InputId, InputState, RunId};
 
 /// Why an input is not running: exactly one cause.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -42,4 +42,70 @@ pub struct Explanation {
     /// How it ended, if it is over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result: Option<Completion>,
+}
+
+impl Explanation {
+    /// What a session says of an input that it has open; none if it has not.
+    pub fn of_open(said: windlass_core::Explanation) -> Option<Explanation> {
+        let state = said.state.filter(|_| !matches!(said.cause, Cause::Settled | Cause::Unknown))?;
+        let (cause, run) = cause_of(&said.cause);
+        Some(Explanation {
+            id: said.input,
+            state,
+            cause: cause.to_owned(),
+            sentence: said.sentence,
+            run,
+            position: said.position,
+            next_eligible: said.next_eligible.map(Into::into),
+            tries: said.tries,
+            decision: said.decision,
+            policy_row: said.policy_row,
+            result: None,
+        })
+    }
+
+    /// Of an input that is over, with what was decided and how it ended as far as that is still kept.
+    pub fn of_settled(
+        id: InputId,
+        state: InputState,
+        decision: Option<Decision>,
+        policy_row: Option<u32>,
+        result: Option<Completion>,
+    ) -> Explanation {
+        Explanation {
+            id,
+            state,
+            cause: "settled".to_owned(),
+            sentence: "it is over".to_owned(),
+            run: result.as_ref().and_then(|result| result.run),
+            position: None,
+            next_eligible: None,
+            tries: 0,
+            decision,
+            policy_row,
+            result,
+        }
+    }
+}
+
+const fn cause_of(cause: &Cause) -> (&'static str, Option<RunId>) {
+    match cause {
+        Cause::Unknown => ("unknown", None),
+        Cause::Settled => ("settled", None),
+        Cause::Running { run } => ("running", Some(*run)),
+        Cause::Suspended { run } => ("suspended", Some(*run)),
+        Cause::GateClosed { .. } => ("gate_closed", None),
+        Cause::Held => ("held", None),
+        Cause::NoExecutor => ("no_executor", None),
+        Cause::RunOn { run } => ("run_on", Some(*run)),
+        Cause::ExecutorLeaving { run } => ("executor_leaving", Some(*run)),
+        Cause::BackingOff => ("backing_off", None),
+        Cause::Debounced => ("debounced", None),
+        Cause::WaitsForCompany => ("waits_for_company", None),
+        Cause::WaitsForWake => ("waits_for_wake", None),
+        Cause::BehindBackoff => ("behind_backoff", None),
+        Cause::Behind => ("behind", None),
+        Cause::WaitsForBoundary => ("waits_for_boundary", None),
+        Cause::Next => ("next", None),
+    }
 }

@@ -3,13 +3,13 @@
 //! A request type says only what a client may say: origin, receipts, notices and whatever else the session itself sets
 //! have no field.
 
-use crate::Time;
+use crate::{Completion, Time};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::sync::Arc;
 use windlass_core::{
     BlobId, CorrelationId, Decision, HandlingMode, InputId, InputKind, InputState, OpEvent, OperationId, ProgressPhase,
-    RunId, SessionId, SupersessionKey, TerminalStatus, TraceContext,
+    SessionId, SupersessionKey, TerminalStatus, TraceContext,
 };
 
 /// Something to address to a session: one of six kinds, told by `kind`.
@@ -395,74 +395,6 @@ pub struct Waited {
     /// What it came to. Absent: it is not over yet; wait again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result: Option<Completion>,
-}
-
-/// How an input ended. Final: nothing that may still be retried is told.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub struct Completion {
-    /// How.
-    pub status: CompletionStatus,
-    /// What the run said, in words.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub text: Option<String>,
-    /// What the run said, in a shape that was asked for.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[cfg_attr(feature = "openapi", schema(value_type = Option<crate::schema::AnyJson>))]
-    pub structured: Option<Value>,
-    /// The outside tool that the run waits for.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tool_name: Option<String>,
-    /// What that tool was asked.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[cfg_attr(feature = "openapi", schema(value_type = Option<crate::schema::AnyJson>))]
-    pub tool_args: Option<Value>,
-    /// Why it will not run, as a code: `cancelled`, `withdrawn`, `max_attempts_exhausted`, …
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reason: Option<String>,
-    /// What went wrong.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub error: Option<String>,
-    /// The run that took it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[cfg_attr(feature = "openapi", schema(value_type = Option<crate::schema::RunId>))]
-    pub run: Option<RunId>,
-    /// The last boundary of the run that stands.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub after: Option<u64>,
-    /// The newer input that replaced it, or that it became part of and whose end this is.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[cfg_attr(feature = "openapi", schema(value_type = Option<crate::schema::InputId>))]
-    pub by: Option<InputId>,
-}
-
-/// How an input ended.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-#[serde(rename_all = "snake_case")]
-pub enum CompletionStatus {
-    /// A run ended with a result.
-    Completed,
-    /// A run took it and ended without a result, or it needed none.
-    CompletedWithoutResult,
-    /// The run waits for an outside tool; its answer will be an input.
-    CallbackPending,
-    /// It will not run.
-    Abandoned,
-    /// A run committed it, then failed for good.
-    Failed,
-    /// A run committed it, then was cancelled.
-    Cancelled,
-    /// A newer input replaced it.
-    Superseded,
-    /// It became part of a newer input; ask for that one.
-    Coalesced,
-    /// It is over; how it ended is no longer kept.
-    Forgotten,
-    /// Something that this client does not know.
-    #[default]
-    #[serde(other)]
-    Unknown,
 }
 
 /// An input, as it was admitted, and what became of it.

@@ -9,6 +9,7 @@
 
 mod agent;
 mod blob;
+mod completion;
 mod control;
 mod event;
 mod explain;
@@ -28,11 +29,12 @@ mod token;
 
 pub use agent::{Agent, AgentTest};
 pub use blob::StoredBlob;
+pub use completion::{Completion, CompletionStatus};
 pub use control::{ControlReport, Interrupt, InterruptOutcome, Interrupted, Reset, Verb};
 pub use event::{Ended, Event, Gap, Lagged, Progress};
 pub use explain::Explanation;
 pub use input::{
-    Admission, Admitted, Block, Completion, CompletionStatus, Convention, InputPhase, InputView, Media,
+    Admission, Admitted, Block, Convention, InputPhase, InputView, Media,
     NewContinuation, NewExternalEvent, NewFlowStep, NewInput, NewOperation, NewPeer, NewPrompt, RequestDurability,
     TurnSettings, Waited, Withdrawn,
 };

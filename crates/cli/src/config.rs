@@ -6,6 +6,8 @@ use crate::{
     serve::Settings,
     settings,
 };
+use serde::Serialize;
+use std::path::PathBuf;
 use windlass_server::Config;
 
 /// Show, check and begin a configuration
@@ -14,19 +16,29 @@ pub(crate) enum Verb {
     /// Print a configuration with every key, its default and what it is for
     Template,
     /// Print the configuration in force
-    Show(Show),
+    Show(InForce),
     /// Check the configuration in force, and change nothing; exit code 78 if it cannot be used
-    Check(Settings),
+    Check(InForce),
     /// Print where a configuration is looked for; the file in force first
-    Path(Settings),
+    Path(InForce),
 }
 
 #[derive(clap::Args)]
-pub(crate) struct Show {
+pub(crate) struct InForce {
     #[command(flatten)]
     settings: Settings,
     #[command(flatten)]
     format: Format,
+}
+
+/// Where a configuration was looked for.
+#[derive(Serialize)]
+struct Found {
+    /// The file in force; none: the defaults are.
+    file: Option<PathBuf>,
+    /// Where else one would be found.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    others: Vec<PathBuf>,
 }
 
 pub(crate) fn run(verb: &Verb) -> Result<(), Failure> {
@@ -37,17 +49,21 @@ pub(crate) fn run(verb: &Verb) -> Result<(), Failure> {
             args.format.tell(&shown, |shown| output::text(&toml::to_string(shown).map_err(Failure::failed)?))
         }
         Verb::Check(args) => {
-            args.config()?;
-            args.file.check_profiles()?;
-            match args.file.path()? {
-                Some(file) => output::line(format_args!("{} can be used", file.display())),
-                None => output::line("there is no file, and the defaults can be used"),
-            }
+            args.settings.config()?;
+            args.settings.file.check_profiles()?;
+            args.format.tell(&Found { file: args.settings.file.path()?, others: Vec::new() }, |found| {
+                match &found.file {
+                    Some(file) => output::line(format_args!("{} can be used", file.display())),
+                    None => output::line("there is no file, and the defaults can be used"),
+                }
+            })
         }
         Verb::Path(args) => {
-            let file = args.file.path()?;
-            let others = settings::candidates().into_iter().filter(|other| Some(other) != file.as_ref());
-            file.iter().cloned().chain(others).try_for_each(|file| output::line(file.display()))
+            let file = args.settings.file.path()?;
+            let others = settings::candidates().into_iter().filter(|other| Some(other) != file.as_ref()).collect();
+            args.format.tell(&Found { file, others }, |found| {
+                found.file.iter().chain(&found.others).try_for_each(|file| output::line(file.display()))
+            })
         }
     }
 }

@@ -1,6 +1,7 @@
 //! `windlass explain`: why is this input not running, or how did it end?
 //!
-//! Asks the server where one is named; otherwise folds the journal, beside a running process, and changes nothing.
+//! Asks the server where one is named; otherwise reads the journal, beside a running process, and changes nothing. As
+//! JSON both say the same.
 
 use crate::{
     arguments::Ask,
@@ -9,11 +10,10 @@ use crate::{
     journal, notation, output,
     place::{Place, session_id},
 };
-use serde::Serialize;
 use std::{collections::BTreeSet, sync::Arc};
 use windlass::{
-    Cause, Entry, Explanation, IdempotencyKey, InputId, InputRef, InputState, Limits, Outcome, PolicyTable, Record,
-    RunId, Seq, Session, SessionId, Store,
+    Cause, Entry, IdempotencyKey, InputId, InputRef, InputRow, Limits, Outcome, PolicyTable, Record, RunId, Seq,
+    Session, SessionId, SqliteStore, Store,
 };
 use windlass_client::api;
 
@@ -32,15 +32,11 @@ pub(crate) struct Args {
     ask: Ask,
 }
 
-#[derive(Serialize)]
-struct Document {
-    session: SessionId,
-    input: InputId,
-    state: Option<InputState>,
-    /// While it is open: why it is not running.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    explanation: Option<Explanation>,
-    /// When it is over: how it ended.
+/// What the journal of a session says of an input.
+struct Story {
+    /// What a server would answer.
+    explanation: api::Explanation,
+    /// When it is over and that is still kept: how it ended.
     outcome: Option<Outcome>,
     /// The entries that tell of it and of its runs.
     history: Vec<Arc<Entry>>,
@@ -49,73 +45,81 @@ struct Document {
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     if args.ask.connection.is_meant(&args.place)? {
         let explanation = args.ask.of(async |client| client.explain(&args.session, &args.input).await)?;
-        return args.ask.format.tell(&explanation, tell_of_server);
+        return args.ask.format.tell(&explanation, tell_cause);
     }
     let session = session_id(&args.session);
     let file = args.place.existing_store_of(args.ask.connection.config())?;
-    let document = crate::runtime()?.block_on(async {
+    let story = crate::runtime()?.block_on(async {
         let store = journal::open(&file, session, &args.session).await?;
-        let input = find(&store, session, args).await?;
-        story(&store, session, input).await
+        let row = find(&store, session, args).await?;
+        story(&store, row).await
     })?;
-    args.ask.format.tell(&document, tell)
+    args.ask.format.tell(&story.explanation, |explanation| tell(explanation, &story))
 }
 
-async fn find(store: &impl Store, session: SessionId, args: &Args) -> Result<InputId, Failure> {
+async fn find(store: &impl Store, session: SessionId, args: &Args) -> Result<InputRow, Failure> {
     let by = match args.input.parse() {
         Ok(id) => InputRef::Id(id),
         Err(_) => InputRef::Key(IdempotencyKey::new(args.input.as_str()).map_err(Failure::not_found)?),
     };
     match store.input(session, &by).await? {
-        Some(row) => Ok(row.input),
+        Some(row) => Ok(row),
         None => Err(Failure::not_found(format!("session {} has no input {}", args.session, args.input))
             .hint(format!("windlass journal {}", args.session))),
     }
 }
 
-/// Folds the journal and keeps what concerns the input.
-async fn story(store: &windlass::SqliteStore, session: SessionId, input: InputId) -> Result<Document, Failure> {
-    let mut fold = Session::new(session, Limits::default(), Arc::new(PolicyTable::reference()));
-    let mut document = Document { session, input, state: None, explanation: None, outcome: None, history: Vec::new() };
-    let mut settled = Vec::new();
-    let mut last = None;
-    let mut whole = true;
-    let mut runs = BTreeSet::new();
+/// Reads the journal and keeps what concerns the input.
+async fn story(store: &SqliteStore, row: InputRow) -> Result<Story, Failure> {
+    let InputRow { session, input, .. } = row;
+    let (mut history, mut runs) = (Vec::new(), BTreeSet::new());
+    let (mut outcome, mut accepted) = (None, None);
     let mut after = Seq::ZERO;
     loop {
-        let (pruned, page) = journal::page(store, session, after).await?;
-        // A fold needs every entry; what is left still tells the input's own story.
-        whole &= pruned == Seq::ZERO;
+        let (_, page) = journal::page(store, session, after).await?;
         let Some(end) = page.last() else { break };
         after = end.seq;
-        last = Some(end.at);
         for entry in page {
-            if whole {
-                fold.replay(&entry, &mut settled)
-                    .map_err(|corrupt| Failure::failed(format!("store_corrupt: {corrupt}")).hint("windlass verify"))?;
+            if !names(&entry.record, input, &mut runs) {
+                continue;
             }
-            if names(&entry.record, input, &mut runs) {
-                document.history.push(entry);
+            if let (Some(state), true) = (row.settled, row.settled_seq == Some(entry.seq)) {
+                outcome = entry.record.outcome_of(input, state);
             }
+            if row.accepted_seq == entry.seq {
+                accepted = Some(Arc::clone(&entry));
+            }
+            history.push(entry);
         }
-        document.outcome =
-            document.outcome.or_else(|| settled.iter().find(|s| s.input == input).map(|s| s.outcome.clone()));
-        settled.clear();
     }
-    document.state = document.outcome.as_ref().map(Outcome::state);
-    if whole && document.outcome.is_none() {
-        let mut explanation = fold.explain(input, last.unwrap_or_default());
-        if explanation.cause == Cause::NoExecutor {
-            // Whether one is attached is known to the process that owns the session, not to its journal.
-            explanation.sentence = "it is ready, and runs as soon as an executor is attached".into();
+    let explanation = match row.settled {
+        Some(state) => {
+            let (decision, policy_row) = match accepted.as_ref().map(|entry| &entry.record) {
+                Some(Record::InputAccepted(accepted)) => (Some(accepted.decision.clone()), accepted.policy_row),
+                _ => (None, None),
+            };
+            let result = outcome.as_ref().map_or_else(api::Completion::forgotten, api::Completion::from);
+            api::Explanation::of_settled(input, state, decision, policy_row, Some(result))
         }
-        document.state = explanation.state;
-        document.explanation = Some(explanation);
+        None => why_open(store, session, input).await?,
+    };
+    Ok(Story { explanation, outcome, history })
+}
+
+/// Why an open input is not running, as the session itself would say.
+async fn why_open(store: &SqliteStore, session: SessionId, input: InputId) -> Result<api::Explanation, Failure> {
+    let changed = || Failure::failed("the session has changed while it was read").hint("the same command again");
+    let kept = store.load(session).await?.ok_or_else(changed)?;
+    let snapshot = kept.snapshot.as_ref().map(|(_, snapshot)| &**snapshot);
+    let policy = Arc::new(PolicyTable::reference());
+    let session = Session::recover(session, Limits::default(), policy, snapshot, &kept.tail)
+        .map_err(|corrupt| Failure::failed(format!("store_corrupt: {corrupt}")).hint("windlass verify"))?;
+    let mut said = session.explain(input, session.last_at());
+    if said.cause == Cause::NoExecutor {
+        // Whether one is attached is known to the process that owns the session, not to its journal.
+        said.sentence = "it is ready, and runs as soon as an executor is attached".into();
     }
-    if document.state.is_none() {
-        document.state = store.input(session, &InputRef::Id(input)).await?.and_then(|row| row.settled);
-    }
-    Ok(document)
+    api::Explanation::of_open(said).ok_or_else(changed)
 }
 
 /// Whether the record is part of the input's story; `runs` are those that it was part of so far.
@@ -144,7 +148,7 @@ fn names(record: &Record, input: InputId, runs: &mut BTreeSet<RunId>) -> bool {
     }
 }
 
-fn tell_of_server(explanation: &api::Explanation) -> Result<(), Failure> {
+fn tell_cause(explanation: &api::Explanation) -> Result<(), Failure> {
     output::line(format!("input {} is {}", explanation.id, output::word(&explanation.state)))?;
     output::line(format!("  because: {}", explanation.sentence))?;
     let result = explanation.result.as_ref().map(output::word);
@@ -166,23 +170,13 @@ fn tell_of_server(explanation: &api::Explanation) -> Result<(), Failure> {
     Ok(())
 }
 
-fn tell(document: &Document) -> Result<(), Failure> {
-    let state = document.state.map_or_else(|| "open".into(), windlass::notation::input_state);
-    output::line(format!("input {} is {state}", document.input))?;
-    if let Some(outcome) = &document.outcome {
-        output::line(format!("  outcome: {}", notation::end(outcome)))?;
+fn tell(explanation: &api::Explanation, story: &Story) -> Result<(), Failure> {
+    match &story.outcome {
+        Some(outcome) => {
+            output::line(format!("input {} is {}", explanation.id, output::word(&explanation.state)))?;
+            output::line(format!("  outcome: {}", notation::end(outcome)))?;
+        }
+        None => tell_cause(explanation)?,
     }
-    if let Some(explanation) = &document.explanation {
-        output::line(format!("  because: {}", explanation.sentence))?;
-        if let Some(position) = explanation.position {
-            output::line(format!("  before it in its lane: {position}"))?;
-        }
-        if let Some(at) = explanation.next_eligible {
-            output::line(format!("  not before: {}", notation::moment(at)))?;
-        }
-        if explanation.tries > 0 {
-            output::line(format!("  tries since the last boundary: {}", explanation.tries))?;
-        }
-    }
-    document.history.iter().try_for_each(|entry| output::line(format!("  {}", notation::entry(entry))))
+    story.history.iter().try_for_each(|entry| output::line(format!("  {}", notation::entry(entry))))
 }

@@ -8,9 +8,9 @@ use crate::{
     output::{self, Format},
     place::{Place, session_id},
 };
-use serde::Serialize;
 use std::{path::Path, sync::Arc};
 use windlass::{Entry, Seq, SessionId, SqliteStore, Store, StoreError};
+use windlass_client::api::{Event, JournalPage};
 
 /// Entries read at once.
 const PAGE: u32 = 1_000;
@@ -29,38 +29,34 @@ pub(crate) struct Args {
     format: Format,
 }
 
-#[derive(Serialize)]
-struct Document {
-    session: SessionId,
-    /// Entries up to this position are no longer kept.
-    pruned: Seq,
-    entries: Vec<Arc<Entry>>,
-}
-
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let session = session_id(&args.session);
     let file = args.place.existing_store()?;
     crate::runtime()?.block_on(async {
         let store = open(&file, session, &args.session).await?;
         let mut after = Seq(args.after);
-        let mut document = Document { session, pruned: Seq::ZERO, entries: Vec::new() };
+        // One document is whole before it is printed; anything else goes on its way at once.
+        let mut items = Vec::new();
         loop {
             let (pruned, page) = page(&store, session, after).await?;
             if pruned > Seq::ZERO {
-                document.pruned = pruned;
-                if args.format.is_text() {
-                    output::note(format!("entries up to {pruned} are no longer kept"));
-                }
+                output::note(format!("entries up to {pruned} are no longer kept"));
             }
             let Some(last) = page.last() else { break };
             after = last.seq;
-            if args.format.is_text() {
-                page.iter().try_for_each(|entry| output::line(notation::entry(entry)))?;
-            } else {
-                document.entries.extend(page);
+            for entry in page {
+                let event = Event::of(session, &entry).map_err(Failure::failed)?;
+                if args.format.is_one_document() {
+                    items.push(event);
+                } else {
+                    args.format.item(&event, |_| output::line(notation::entry(&entry)))?;
+                }
             }
         }
-        args.format.tell(&document, |_| Ok(()))
+        if args.format.is_one_document() {
+            args.format.tell(&JournalPage { items, next_after: None }, |_| Ok(()))?;
+        }
+        Ok(())
     })
 }
 

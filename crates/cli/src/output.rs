@@ -87,6 +87,11 @@ impl Format {
         self.output() == Output::Text
     }
 
+    /// Whether a program reads it, all at once.
+    pub(crate) fn is_one_document(self) -> bool {
+        self.output() == Output::Json
+    }
+
     /// Tells something: as JSON with the names of the API, or to people in the words of `text`.
     pub(crate) fn tell<T: Serialize>(
         self,

@@ -8,10 +8,12 @@ use crate::{
     failure::Failure,
     output,
 };
-use serde::Serialize;
 use std::path::{Path, PathBuf};
-use windlass::{Decision, HandlingMode, InputKind, PolicyQuery, PolicyTable, Ruling, SourceKind, policy_from_toml};
-use windlass_client::api::{self, ExplainPolicy, ReplayPolicy};
+use windlass::{HandlingMode, InputKind, PolicyQuery, PolicyTable, Ruling, SourceKind, policy_from_toml};
+use windlass_client::api::{self, ExplainPolicy, PolicyExplained, ReplayPolicy};
+
+/// What servers call the built-in table.
+const BUILT_IN: &str = "default";
 
 /// Keep, ask and try out policies
 #[derive(clap::Subcommand)]
@@ -86,17 +88,6 @@ pub(crate) struct Explain {
     ask: Ask,
 }
 
-#[derive(Serialize)]
-struct Explained<'e> {
-    kind: InputKind,
-    mode: Option<HandlingMode>,
-    source: SourceKind,
-    busy: bool,
-    policy: &'e str,
-    #[serde(flatten)]
-    ruling: Ruling,
-}
-
 pub(crate) fn run(verb: &Verb) -> Result<(), Failure> {
     match verb {
         Verb::Upload(args) => {
@@ -152,35 +143,35 @@ fn tell_replayed(replayed: &api::PolicyReplayed) -> Result<(), Failure> {
 }
 
 fn explain(args: &Explain) -> Result<(), Failure> {
-    if let Some(name) = &args.name {
-        let question =
-            ExplainPolicy { kind: args.kind, handling_mode: args.mode, source: args.source, busy: args.busy };
-        let said = args.ask.of(async |client| client.explain_policy(name, &question).await)?;
-        return args.ask.format.tell(&said, |said| {
-            let row = said.row.map(|row| row as usize);
-            tell(args.kind, row, &said.decision, &said.name, said.version)
-        });
-    }
-    let (table, policy) = match &args.policy {
-        Some(file) => (load(file)?, file.display().to_string()),
-        None => (PolicyTable::reference(), "built-in".to_owned()),
+    let said = match &args.name {
+        Some(name) => {
+            let question =
+                ExplainPolicy { kind: args.kind, handling_mode: args.mode, source: args.source, busy: args.busy };
+            args.ask.of(async |client| client.explain_policy(name, &question).await)?
+        }
+        None => explain_here(args)?,
     };
-    let query = PolicyQuery { kind: Some(args.kind), mode: args.mode, source: args.source, busy: args.busy };
-    let ruling = table.decide(query);
-    let (kind, mode, source, busy) = (args.kind, args.mode, args.source, args.busy);
-    let explained = Explained { kind, mode, source, busy, policy: &policy, ruling };
-    args.ask
-        .format
-        .tell(&explained, |Explained { ruling, .. }| tell(kind, ruling.row, &ruling.decision, &policy, table.version))
+    args.ask.format.tell(&said, |said| tell(args.kind, said))
 }
 
-fn tell(kind: InputKind, row: Option<usize>, decision: &Decision, policy: &str, version: u64) -> Result<(), Failure> {
-    let row = match row {
+/// What a server would answer, had it kept the table. Its name is the file's, or that of the built-in one there.
+fn explain_here(args: &Explain) -> Result<PolicyExplained, Failure> {
+    let (table, name) = match &args.policy {
+        Some(file) => (load(file)?, file.display().to_string()),
+        None => (PolicyTable::reference(), BUILT_IN.to_owned()),
+    };
+    let query = PolicyQuery { kind: Some(args.kind), mode: args.mode, source: args.source, busy: args.busy };
+    let Ruling { row, decision } = table.decide(query);
+    Ok(PolicyExplained { name, version: table.version, row: row.map(|row| row as u32), decision })
+}
+
+fn tell(kind: InputKind, said: &PolicyExplained) -> Result<(), Failure> {
+    let row = match said.row {
         Some(row) => format!("row[{row}]"),
         None => "no row: queued, wakes nobody".to_owned(),
     };
-    output::line(format!("{} by {row} of the {policy} table, version {version}", kind.as_str()))?;
-    let decision = serde_json::to_value(decision).map_err(Failure::failed)?;
+    output::line(format!("{} by {row} of the table {}, version {}", kind.as_str(), said.name, said.version))?;
+    let decision = serde_json::to_value(&said.decision).map_err(Failure::failed)?;
     for (field, value) in decision.as_object().into_iter().flatten() {
         output::line(format!("  {field} = {}", output::plain(value)))?;
     }

@@ -18,7 +18,7 @@ fn the_built_in_table_is_explained() {
         assert!(said.lines().iter().any(|line| line.trim() == expected), "{arguments:?}: {said:?}");
     }
     let said = run(windlass(dir.path()).args(["policy", "explain", "--kind", "prompt", "--busy", "--json"])).json();
-    assert_eq!((&said["kind"], &said["busy"], &said["policy"]), (&"prompt".into(), &true.into(), &"built-in".into()));
+    assert_eq!((&said["name"], &said["version"]), (&"default".into(), &1.into()));
     assert_eq!((&said["decision"]["deliver"], &said["decision"]["wake"]), (&"next_run".into(), &true.into()));
     assert!(said["row"].is_u64());
 }

@@ -14,7 +14,7 @@ fn talked() -> tempfile::TempDir {
 
 fn first_input(dir: &Path) -> String {
     let journal = run(windlass(dir).args(["journal", "chat", "--json"])).json();
-    let entries = journal["entries"].as_array().expect("entries");
+    let entries = journal["items"].as_array().expect("entries");
     let accepted = entries.iter().find_map(|entry| entry["record"].get("input_accepted")).expect("an input");
     accepted["input"]["header"]["id"].as_str().expect("an id").to_owned()
 }
@@ -28,7 +28,7 @@ fn a_journal_is_one_line_per_entry_or_one_document() {
     assert!(lines[0].contains("Z write 1 session_created"), "{}", lines[0]);
     assert!(lines.iter().any(|line| line.contains("input_accepted") && line.ends_with(r#""Hello""#)), "{lines:?}");
     let document = run(windlass(dir.path()).args(["journal", "chat", "--json"])).json();
-    let entries = document["entries"].as_array().expect("entries");
+    let entries = document["items"].as_array().expect("entries");
     assert_eq!(entries.len(), lines.len());
     assert!(entries.iter().zip(1..).all(|(entry, seq)| entry["seq"] == seq));
     let rest = run(windlass(dir.path()).args(["journal", "chat", "--after", "2"]));
@@ -43,20 +43,23 @@ fn an_input_is_explained_when_it_is_over_and_while_it_waits() {
     assert_eq!(said.code, Some(0), "{said:?}");
     assert_eq!(said.lines()[0], format!("input {id} is consumed"));
     assert!(said.lines()[1].starts_with(r#"  outcome: completed "Hello."#), "{said:?}");
+    assert_eq!(said.lines().len(), 5, "accepted, started, ended: {said:?}");
     let document = run(windlass(dir.path()).args(["explain", "chat", &id, "--json"])).json();
-    assert_eq!((&document["state"], &document["input"]), (&"consumed".into(), &id.into()));
-    assert_eq!(document["history"].as_array().map(Vec::len), Some(3), "accepted, started, ended");
+    assert_eq!(
+        (&document["state"], &document["cause"], &document["id"]),
+        (&"consumed".into(), &"settled".into(), &id.into())
+    );
 
     let mut child = windlass(dir.path()).arg("chat").stdin(Stdio::piped()).spawn().expect("the binary runs");
     child.stdin.as_mut().expect("a pipe").write_all(b"/slow 60\n").expect("it listens");
     wait_until("the run", || journal_has(dir.path(), r#""/slow 60""#));
     wait_until("its start", || {
         let journal = run(windlass(dir.path()).args(["journal", "chat", "--json"])).json();
-        let last = journal["entries"].as_array().and_then(|entries| entries.last().cloned()).expect("entries");
+        let last = journal["items"].as_array().and_then(|entries| entries.last().cloned()).expect("entries");
         last["record"].get("run_started").or_else(|| last["record"].get("boundary_committed")).is_some()
     });
     let journal = run(windlass(dir.path()).args(["journal", "chat", "--json"])).json();
-    let mut latest = journal["entries"].as_array().expect("entries").iter().rev();
+    let mut latest = journal["items"].as_array().expect("entries").iter().rev();
     let accepted = latest.find_map(|entry| entry["record"].get("input_accepted")).expect("an input");
     let id = accepted["input"]["header"]["id"].as_str().expect("an id");
     let open = run(windlass(dir.path()).args(["explain", "chat", id]));

@@ -25,7 +25,7 @@ fn words(command: &str) -> Vec<String> {
 
 fn last_input(dir: &Path, session: &str) -> String {
     let journal = run(windlass(dir).args(["journal", session, "--json"])).json();
-    let mut entries = journal["entries"].as_array().expect("entries").iter().rev();
+    let mut entries = journal["items"].as_array().expect("entries").iter().rev();
     let accepted = entries.find_map(|entry| entry["record"].get("input_accepted")).expect("an input");
     accepted["input"]["header"]["id"].as_str().expect("an id").to_owned()
 }

@@ -214,6 +214,43 @@ fn background_work_is_listed_and_called_off() {
 }
 
 #[test]
+fn what_is_read_without_a_server_is_said_in_the_words_of_the_server() {
+    let dir = folder();
+    let server = Served::start(dir.path());
+    assert_eq!(server.run(&["send", "demo", "/echo one", "--wait"]).code, Some(0));
+    assert_eq!(server.run(&["hold", "demo"]).code, Some(0));
+    sent(&server, "demo", "/echo two");
+    let here = |arguments: &[&str]| run(windlass(dir.path()).args(arguments));
+    let inputs = server.run(&["inputs", "demo", "--json"]).json();
+    let causes: Vec<Value> = inputs["items"]
+        .as_array()
+        .expect("items")
+        .iter()
+        .map(|input| {
+            let explain = ["explain", "demo", input["id"].as_str().expect("an id"), "--json"];
+            let there = server.run(&explain).json();
+            assert_eq!(here(&explain).json(), there);
+            there["cause"].clone()
+        })
+        .collect();
+    assert!(causes.contains(&"settled".into()) && causes.contains(&"held".into()), "{causes:?}");
+
+    let journal = here(&["journal", "demo", "--output", "jsonl"]);
+    let entries = journal.lines().len().to_string();
+    let tail = server.run(&["tail", "demo", "--after", "0", "--limit", &entries, "--no-progress", "--output", "jsonl"]);
+    assert_eq!(journal.lines(), tail.lines());
+    let whole = here(&["journal", "demo", "--json"]).json();
+    let items = whole["items"].as_array().expect("items");
+    assert!(
+        items.iter().zip(tail.lines()).all(|(item, line)| item == &serde_json::from_str::<Value>(line).expect("JSON"))
+    );
+
+    let question = ["policy", "explain", "--kind", "peer_request", "--source", "peer", "--busy", "--json"];
+    let there = server.run(&[&question[..], &["--name", "default"]].concat());
+    assert_eq!(here(&question).json(), there.json());
+}
+
+#[test]
 fn a_policy_is_kept_asked_and_tried_out() {
     let dir = folder();
     let server = Served::start(dir.path());
@@ -382,6 +419,12 @@ fn a_configuration_is_begun_checked_and_refused() {
     assert_eq!(check(&uncommented, &["config", "check"]).code, Some(0));
     let shown = check("[server]\ndrain_seconds = 5\n", &["config", "show", "--json"]).json();
     assert_eq!(shown["server"]["listen"], "127.0.0.1:7420", "{shown}");
+    for verb in ["check", "path"] {
+        let said = check("[server]\ndrain_seconds = 5\n", &["config", verb, "--json"]).json();
+        assert_eq!(said["file"], file.to_str().expect("text"), "{verb}: {said}");
+    }
+    let key = run(windlass(dir.path()).args(["peers", "id", "--json"])).json();
+    assert_eq!(key["key"], run(windlass(dir.path()).args(["peers", "id"])).out.trim(), "{key}");
     for (text, place) in [
         ("[server]\nlisten = 1\n", "windlass.toml:2:"),
         ("[server]\nlsten = \"127.0.0.1:1\"\n", "lsten"),

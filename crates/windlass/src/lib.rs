@@ -47,7 +47,7 @@ pub use windlass_runtime::{
     blob::BlobStore,
     memory::MemoryStore,
     object_blobs::ObjectBlobs,
-    store::{InputRef, Store, StoreError},
+    store::{InputRef, InputRow, Store, StoreError},
     *,
 };
 

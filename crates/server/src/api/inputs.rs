@@ -20,8 +20,7 @@ use serde_json::Value;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use windlass_api::{Completion, CompletionStatus, Explanation, InputPhase, InputView, Page, Waited, Withdrawn};
 use windlass_core::{
-    AbandonReason, Cause, Entry, InputId, InputState, Outcome, Record, RunId, Seq, SessionId, TraceContext,
-    WithdrawOutcome,
+    AbandonReason, Entry, InputId, InputState, Outcome, Record, RunId, Seq, SessionId, TraceContext, WithdrawOutcome,
 };
 use windlass_runtime::{
     Clock as _, CompletionHandle, CompletionOutcome, SessionHandle, SystemClock,
@@ -252,7 +251,7 @@ pub(super) async fn finish(
         CompletionOutcome::RuntimeTerminated(_) => {
             let told_of = heard.via.unwrap_or(input);
             match session.outcome(&InputRef::Id(told_of)).await? {
-                Some(outcome) => (completion_of(&outcome), outcome.state()),
+                Some(outcome) => (Completion::from(&outcome), outcome.state()),
                 None if state.closing().is_cancelled() => return Err(draining()),
                 None => return Ok(None),
             }
@@ -291,55 +290,7 @@ fn draining() -> Problem {
         .retry_after(Duration::from_secs(1))
 }
 
-/// How an input ended, in the words of the API.
-pub(super) fn completion_of(outcome: &Outcome) -> Completion {
-    let of = |status| Completion { status, ..Completion::default() };
-    match outcome {
-        Outcome::Completed { run, result } => Completion {
-            text: Some(result.text.clone()),
-            structured: result.structured.clone(),
-            run: Some(*run),
-            ..of(CompletionStatus::Completed)
-        },
-        Outcome::CompletedWithoutResult { run } => {
-            Completion { run: Some(*run), ..of(CompletionStatus::CompletedWithoutResult) }
-        }
-        Outcome::CallbackPending { run, tool } => Completion {
-            tool_name: Some(tool.tool_name.clone()),
-            tool_args: Some(tool.args.clone()),
-            run: Some(*run),
-            ..of(CompletionStatus::CallbackPending)
-        },
-        Outcome::Recorded => of(CompletionStatus::CompletedWithoutResult),
-        Outcome::Failed { run, after, error } => Completion {
-            run: Some(*run),
-            after: Some(*after),
-            error: Some(error.to_string()),
-            ..of(CompletionStatus::Failed)
-        },
-        Outcome::Cancelled { run, after } => {
-            Completion { run: Some(*run), after: Some(*after), ..of(CompletionStatus::Cancelled) }
-        }
-        Outcome::Superseded { by } => Completion { by: Some(*by), ..of(CompletionStatus::Superseded) },
-        Outcome::Coalesced { into } => Completion { by: Some(*into), ..of(CompletionStatus::Coalesced) },
-        Outcome::Abandoned { reason } => abandoned(reason),
-    }
-}
-
-fn abandoned(reason: &AbandonReason) -> Completion {
-    let error = match reason {
-        AbandonReason::Failed { error } | AbandonReason::MaxAttemptsExhausted { error, .. } => Some(error.to_string()),
-        _ => None,
-    };
-    Completion {
-        status: CompletionStatus::Abandoned,
-        reason: Some(reason.code().to_owned()),
-        error,
-        ..Completion::default()
-    }
-}
-
-/// The same of what a waiter heard, and the state of an input that ended so.
+/// How an input ended, as a waiter heard it, and the state that it is in then.
 fn completion_heard(outcome: &CompletionOutcome, run: Option<RunId>) -> (Completion, InputState) {
     let of = |status| Completion { status, run, ..Completion::default() };
     let ended = match outcome {
@@ -354,7 +305,7 @@ fn completion_heard(outcome: &CompletionOutcome, run: Option<RunId>) -> (Complet
             tool_args: Some(tool.args.clone()),
             ..of(CompletionStatus::CallbackPending)
         },
-        CompletionOutcome::Abandoned(reason) => return (abandoned(reason), InputState::Abandoned),
+        CompletionOutcome::Abandoned(reason) => return (reason.into(), InputState::Abandoned),
         CompletionOutcome::Failed { after, error } => {
             Completion { after: Some(*after), error: Some(error.to_string()), ..of(CompletionStatus::Failed) }
         }
@@ -429,59 +380,12 @@ pub(crate) async fn explain(
     let session = reach::reach(&state, &principal, &session).await?;
     let id: InputId = reach::id(&input, "an input")?;
     let explained = session.explain(id).await?;
-    if let (Some(now), false) = (explained.state, matches!(explained.cause, Cause::Settled | Cause::Unknown)) {
-        let (cause, run) = cause_of(&explained.cause);
-        return Ok(Json(Explanation {
-            id,
-            state: now,
-            cause: cause.to_owned(),
-            sentence: explained.sentence,
-            run,
-            position: explained.position,
-            next_eligible: explained.next_eligible.map(Into::into),
-            tries: explained.tries,
-            decision: explained.decision,
-            policy_row: explained.policy_row,
-            result: None,
-        }));
+    if let Some(explanation) = Explanation::of_open(explained) {
+        return Ok(Json(explanation));
     }
     let row = row(&state, &session, id).await?;
     let view = view(&state, row, None).await?;
-    Ok(Json(Explanation {
-        id,
-        state: view.state,
-        cause: "settled".to_owned(),
-        sentence: "it is over".to_owned(),
-        run: view.result.as_ref().and_then(|result| result.run),
-        position: None,
-        next_eligible: None,
-        tries: 0,
-        decision: view.decision,
-        policy_row: view.policy_row,
-        result: view.result,
-    }))
-}
-
-const fn cause_of(cause: &Cause) -> (&'static str, Option<RunId>) {
-    match cause {
-        Cause::Unknown => ("unknown", None),
-        Cause::Settled => ("settled", None),
-        Cause::Running { run } => ("running", Some(*run)),
-        Cause::Suspended { run } => ("suspended", Some(*run)),
-        Cause::GateClosed { .. } => ("gate_closed", None),
-        Cause::Held => ("held", None),
-        Cause::NoExecutor => ("no_executor", None),
-        Cause::RunOn { run } => ("run_on", Some(*run)),
-        Cause::ExecutorLeaving { run } => ("executor_leaving", Some(*run)),
-        Cause::BackingOff => ("backing_off", None),
-        Cause::Debounced => ("debounced", None),
-        Cause::WaitsForCompany => ("waits_for_company", None),
-        Cause::WaitsForWake => ("waits_for_wake", None),
-        Cause::BehindBackoff => ("behind_backoff", None),
-        Cause::Behind => ("behind", None),
-        Cause::WaitsForBoundary => ("waits_for_boundary", None),
-        Cause::Next => ("next", None),
-    }
+    Ok(Json(Explanation::of_settled(id, view.state, view.decision, view.policy_row, view.result)))
 }
 
 /// Admit a dead letter anew
@@ -560,8 +464,7 @@ async fn view(state: &AppState, row: InputRow, live: Option<InputState>) -> Resu
         let ended = entry(state, row.session, seq).await?;
         view.settled_at = ended.as_ref().map(|entry| entry.at.into());
         let outcome = ended.and_then(|entry| entry.record.outcome_of(row.input, settled));
-        let forgotten = || Completion { status: CompletionStatus::Forgotten, ..Completion::default() };
-        view.result = Some(outcome.as_ref().map_or_else(forgotten, completion_of));
+        view.result = Some(outcome.as_ref().map_or_else(Completion::forgotten, Completion::from));
     }
     Ok(view)
 }

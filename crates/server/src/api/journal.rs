@@ -50,7 +50,8 @@ pub(crate) async fn list(
     let head = state.store().session(session.id()).await?.map_or(Seq::ZERO, |row| row.head);
     let entries = state.store().read(session.id(), after, limit).await?;
     let next_after = entries.last().filter(|last| last.seq < head).map(|last| last.seq.0);
-    let items = entries.iter().map(|entry| event(session.id(), entry)).collect::<Result<_, _>>()?;
+    let items = entries.iter().map(|entry| Event::of(session.id(), entry)).collect::<Result<_, _>>();
+    let items = items.map_err(Problem::internal)?;
     Ok(Json(JournalPage { items, next_after }))
 }
 
@@ -111,15 +112,4 @@ pub(super) fn position(pointer: &str, number: u64) -> Result<Seq, Problem> {
         return Err(Problem::at(Code::SchemaViolation, pointer.to_owned(), &format!("at most {LAST} is taken")));
     }
     Ok(Seq(number))
-}
-
-/// An entry as an event.
-pub(super) fn event(session: SessionId, entry: &Arc<Entry>) -> Result<Event, Problem> {
-    Ok(Event {
-        session,
-        seq: entry.seq.0,
-        at: entry.at.into(),
-        name: entry.record.name().to_owned(),
-        record: serde_json::to_value(&entry.record).map_err(Problem::internal)?,
-    })
 }
