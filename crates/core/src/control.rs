@@ -61,12 +61,7 @@ impl Session {
             }
             Control::CreateWith(profile) => self.on_profile(now, profile, true, step),
             Control::SetProfile(profile) => self.on_profile(now, profile, false, step),
-            Control::Update { profile, silent_intents } => {
-                let intents = self.silent(silent_intents)?;
-                let report = self.on_profile(now, profile, false, step)?;
-                self.set_silent(now, intents, step);
-                Ok(report)
-            }
+            Control::Change(change) => self.on_change(now, *change, step),
             Control::Note(note) => {
                 self.write(now, Record::Noted { note }, step);
                 Ok(ControlReport::default())
@@ -75,14 +70,14 @@ impl Session {
     }
 
     /// The intents as they are kept, if there are not too many.
-    fn silent(&self, mut intents: Vec<String>) -> Result<Vec<String>, ControlRefused> {
+    pub(crate) fn silent(&self, mut intents: Vec<String>) -> Result<Vec<String>, ControlRefused> {
         intents.sort_unstable();
         intents.dedup();
         let (given, limit) = (intents.len() as u32, self.limits.silent_intents);
         if given > limit { Err(ControlRefused::TooManyIntents { given, limit }) } else { Ok(intents) }
     }
 
-    fn set_silent(&mut self, now: Timestamp, intents: Vec<String>, step: &mut Step) {
+    pub(crate) fn set_silent(&mut self, now: Timestamp, intents: Vec<String>, step: &mut Step) {
         if self.silent_intents != intents {
             self.write(now, Record::SilentIntentsSet { intents }, step);
         }

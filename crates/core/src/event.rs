@@ -6,8 +6,8 @@
 use crate::{
     Accepted, CompletionSeq, CorrelationId, Decision, Delivery, EffectKey, Entry, ExecutionKind, Incarnation, Input,
     InputId, InputState, InvalidProfile, JsonText, OperationId, OperationReport, OperationSpec, OpsLifecycleError,
-    Outcome, Outgoing, Profile, RunApplyBoundary, RunBoundaryReceipt, RunId, RuntimeState, SendRefused, Seq, Terminal,
-    Ticket, Timestamp, TraceContext,
+    Outcome, Outgoing, Profile, ProfileChange, RunApplyBoundary, RunBoundaryReceipt, RunId, RuntimeState, SendRefused,
+    Seq, Terminal, Ticket, Timestamp, TraceContext,
 };
 use serde::{Deserialize, Serialize};
 use std::{sync::Arc, time::Duration};
@@ -214,13 +214,8 @@ pub enum Control {
     CreateWith(Arc<Profile>),
     /// Tell the session about itself. Whose it is stays.
     SetProfile(Arc<Profile>),
-    /// Both of these at once, or neither.
-    Update {
-        /// As by [`Control::SetProfile`].
-        profile: Arc<Profile>,
-        /// As by [`Control::SetSilentIntents`].
-        silent_intents: Vec<String>,
-    },
+    /// Change some of what it is told about itself, all of that or nothing.
+    Change(Box<ProfileChange>),
     /// Leave a note in the feed.
     Note(JsonText),
 }
@@ -613,6 +608,9 @@ pub enum ControlRefused {
     /// The session is not told this about itself.
     #[error(transparent)]
     Profile(InvalidProfile),
+    /// The session was told something else since whoever asks has looked.
+    #[error("the session was changed since it was read; read it again")]
+    ChangedSince,
 }
 
 impl ControlRefused {
@@ -627,6 +625,7 @@ impl ControlRefused {
             }
             ControlRefused::Profile(InvalidProfile::Length { .. }) => "schema_violation",
             ControlRefused::Profile(InvalidProfile::UnknownPolicy) => "not_found",
+            ControlRefused::ChangedSince => "precondition_failed",
         }
     }
 }

@@ -177,9 +177,11 @@ pub fn reply(reply: &Reply, names: &dyn Names) -> String {
         Reply::Control(Err(ControlRefused::State { state })) => {
             line.word("refused").field("state", runtime_state(*state))
         }
-        Reply::Control(Err(refused @ (ControlRefused::TooManyIntents { .. } | ControlRefused::Profile(_)))) => {
-            line.word("refused").quoted(&refused.to_string())
-        }
+        Reply::Control(Err(
+            refused @ (ControlRefused::TooManyIntents { .. }
+            | ControlRefused::Profile(_)
+            | ControlRefused::ChangedSince),
+        )) => line.word("refused").quoted(&refused.to_string()),
     };
     line.0
 }

@@ -36,6 +36,23 @@ pub struct Profile {
     pub policy: Option<Arc<str>>,
 }
 
+/// What a session is told anew about itself. What is none stays as it is when the change is made: of several changes at
+/// once none undoes another, unless they speak of the same.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ProfileChange {
+    /// [`Profile::labels`], all of them.
+    pub labels: Option<BTreeMap<String, String>>,
+    /// [`Profile::keep_alive`].
+    pub keep_alive: Option<bool>,
+    /// [`Profile::policy`]; `Some(None)`: the runtime's own.
+    pub policy: Option<Option<Arc<str>>>,
+    /// The intents of peer requests that start no runs, all of them.
+    pub silent_intents: Option<Vec<String>>,
+    /// What the change is meant for, profile and silent intents: it is refused if the session has been told something
+    /// else since.
+    pub since: Option<(Profile, Vec<String>)>,
+}
+
 /// Why a session is not told this about itself. Nothing was changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[serde(rename_all = "snake_case")]
@@ -170,6 +187,29 @@ impl Session {
             self.write(now, Record::ProfileSet { profile }, step);
         }
         Ok(ControlReport::default())
+    }
+
+    /// Changes some of what it is told about itself. The rest is what it is now, not when whoever asks has looked.
+    pub(crate) fn on_change(
+        &mut self,
+        now: Timestamp,
+        change: ProfileChange,
+        step: &mut Step,
+    ) -> Result<ControlReport, ControlRefused> {
+        let ProfileChange { labels, keep_alive, policy, silent_intents, since } = change;
+        if since.is_some_and(|(profile, intents)| profile != *self.profile || intents != self.silent_intents) {
+            return Err(ControlRefused::ChangedSince);
+        }
+        let intents = silent_intents.map(|intents| self.silent(intents)).transpose()?;
+        let mut profile = Profile::clone(&self.profile);
+        profile.labels = labels.unwrap_or(profile.labels);
+        profile.keep_alive = keep_alive.unwrap_or(profile.keep_alive);
+        profile.policy = policy.unwrap_or(profile.policy);
+        let report = self.on_profile(now, Arc::new(profile), false, step)?;
+        if let Some(intents) = intents {
+            self.set_silent(now, intents, step);
+        }
+        Ok(report)
     }
 
     pub(crate) fn apply_profile(&mut self, profile: &Arc<Profile>) -> Result<(), &'static str> {

@@ -12,8 +12,8 @@ use windlass_core::{
     Deliver, Delivery, Disposition, Durability, Effect, Entry, Event, HandlingMode, InputKind, InputState,
     InvalidProfile, Join, JsonText, Limits, Merge, OnBusy, OperationId, OperationKind, OperationPeerHandle,
     OperationProgressUpdate, OperationReport, OperationResult, OperationSpec, Outcome, Outgoing, OutgoingKind,
-    PendingTool, PolicyTable, Profile, ProfileField, Record, Reply, Row, RunEnd, RunReport, RunResult, Seq, Session,
-    SourceKind, Step, Terminal, Ticket, TraceContext,
+    PendingTool, PolicyTable, Profile, ProfileChange, ProfileField, Record, Reply, Row, RunEnd, RunReport, RunResult,
+    Seq, Session, SourceKind, Step, Terminal, Ticket, TraceContext,
 };
 
 fn golden(name: &str) -> PathBuf {
@@ -342,6 +342,28 @@ fn a_profile_that_does_not_fit_is_refused_and_changes_nothing() {
     assert_eq!(rig.session.snapshot(), before);
     rig.control(Control::SetProfile(Arc::clone(rig.session.profile())));
     assert_eq!(rig.session.snapshot(), before, "what is known already is not recorded again");
+}
+
+/// Whoever changes one thing has not seen the others; what it was told meanwhile must not be lost by that.
+#[test]
+fn a_change_keeps_what_it_does_not_speak_of_and_is_refused_for_what_is_no_longer_there() {
+    let mut rig = a_told_life();
+    let read = (Profile::clone(rig.session.profile()), rig.session.silent_intents().to_vec());
+    let change = |change: ProfileChange| Control::Change(Box::new(change));
+    let labels = Some([("stage".to_owned(), "two".to_owned())].into());
+    rig.control(change(ProfileChange { labels: labels.clone(), ..ProfileChange::default() }));
+    let keep_alive = Some(!read.0.keep_alive);
+    let intents = Some(vec!["ping".to_owned()]);
+    let late =
+        ProfileChange { keep_alive, silent_intents: intents.clone(), since: Some(read), ..ProfileChange::default() };
+    let before = rig.session.snapshot();
+    assert_eq!(rig.control(change(late.clone())), Reply::Control(Err(ControlRefused::ChangedSince)));
+    assert_eq!(rig.session.snapshot(), before);
+    let since = Some((Profile::clone(rig.session.profile()), rig.session.silent_intents().to_vec()));
+    assert!(matches!(rig.control(change(ProfileChange { since, ..late })), Reply::Control(Ok(_))));
+    let now = rig.session.profile();
+    assert_eq!((Some(&now.labels), Some(now.keep_alive)), (labels.as_ref(), keep_alive));
+    assert_eq!(Some(rig.session.silent_intents().to_vec()), intents);
 }
 
 /// A journal in which a session changes hands was written by nobody.

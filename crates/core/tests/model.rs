@@ -20,8 +20,8 @@ use uuid::Uuid;
 use windlass_core::{
     AcceptOptions, AttemptId, BoundaryOutput, Control, Decision, Deliver, Disposition, Durability, Effect, Entry,
     Event, HandlingMode, Incarnation, Input, InputId, InputKind, InputOrigin, Join, JsonText, Lane, Limits, Merge,
-    OnBusy, PolicyTable, Profile, Record, Reply, Row, RunEnd, RunId, RunReport, RunResult, Session, Snapshot,
-    SourceKind, Step, Terminal, Ticket, Timestamp, notation,
+    OnBusy, PolicyTable, Profile, ProfileChange, Record, Reply, Row, RunEnd, RunId, RunReport, RunResult, Session,
+    Snapshot, SourceKind, Step, Terminal, Ticket, Timestamp, notation,
 };
 
 /// What happens to a session, with attempts and runs still to be filled in.
@@ -233,6 +233,21 @@ fn report() -> impl Strategy<Value = RunReport> {
     ]
 }
 
+fn change() -> impl Strategy<Value = ProfileChange> {
+    let intents = option::of(select(vec![vec![], vec!["ask".to_owned()]]));
+    // One that was read in another tenant is never what is there.
+    let since = option::weighted(0.2, Just((stolen(), Vec::new())));
+    (option::of(any::<bool>()), option::of(Just(shown().labels)), intents, since).prop_map(
+        |(keep_alive, labels, silent_intents, since)| ProfileChange {
+            labels,
+            keep_alive,
+            policy: None,
+            silent_intents,
+            since,
+        },
+    )
+}
+
 fn op() -> impl Strategy<Value = Op> {
     let verb = prop_oneof![
         2 => any::<bool>().prop_map(|will_drain| Control::Retire { will_drain }),
@@ -244,9 +259,7 @@ fn op() -> impl Strategy<Value = Op> {
         4 => Just(Control::Release),
         1 => select(vec![vec![], vec!["ask".to_owned()]]).prop_map(Control::SetSilentIntents),
         1 => select(vec![Profile::default(), shown(), stolen()]).prop_map(|profile| Control::SetProfile(Arc::new(profile))),
-        1 => (select(vec![shown(), stolen()]), select(vec![vec![], vec!["ask".to_owned()]])).prop_map(
-            |(profile, silent_intents)| Control::Update { profile: Arc::new(profile), silent_intents }
-        ),
+        1 => change().prop_map(|change| Control::Change(Box::new(change))),
         1 => Just(Control::Note(JsonText::encode(&"note").unwrap())),
     ];
     let target = select(vec![Target::Any, Target::Current, Target::Last, Target::Unknown]);

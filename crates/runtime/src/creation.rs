@@ -51,7 +51,7 @@ impl RuntimeSessionAdapter {
         new: NewSession,
     ) -> Result<(SessionHandle, bool), SessionError> {
         new.profile.check().map_err(|invalid| SessionError::Refused(ControlRefused::Profile(invalid)))?;
-        self.shared.check_policy(&new.profile)?;
+        self.shared.check_policy(new.profile.policy.as_deref())?;
         let (given, limit) = (new.silent_intents.len() as u32, self.shared.limits.silent_intents);
         if given > limit {
             return Err(SessionError::Refused(ControlRefused::TooManyIntents { given, limit }));
@@ -80,8 +80,8 @@ impl RuntimeSessionAdapter {
 
 impl crate::shared::Shared {
     /// Refuses a profile that names a policy which is not known.
-    pub(crate) fn check_policy(&self, profile: &Profile) -> Result<(), SessionError> {
-        let Some(name) = &profile.policy else { return Ok(()) };
+    pub(crate) fn check_policy(&self, policy: Option<&str>) -> Result<(), SessionError> {
+        let Some(name) = policy else { return Ok(()) };
         let known = self.policies.as_ref().is_some_and(|policies| policies.policy(name).is_some());
         let refused = || SessionError::Refused(ControlRefused::Profile(InvalidProfile::UnknownPolicy));
         if known { Ok(()) } else { Err(refused()) }

@@ -16,8 +16,8 @@ use std::{future::Future, sync::Arc};
 use tokio::sync::oneshot;
 use windlass_core::{
     AcceptOptions, AcceptOutcome, Accepted, CancelOutcome, Control, ControlReport, Disposition, Explanation, Gate,
-    IdempotencyKey, Input, InputId, InputState, JsonText, Outcome, Profile, Record, RejectReason, RunBoundaryReceipt,
-    RunClosed, RunId, RunReport, RuntimeState, Seq, Session, SessionId, Timestamp, WithdrawOutcome,
+    IdempotencyKey, Input, InputId, InputState, JsonText, Outcome, Profile, ProfileChange, Record, RejectReason,
+    RunBoundaryReceipt, RunClosed, RunId, RunReport, RuntimeState, Seq, Session, SessionId, Timestamp, WithdrawOutcome,
     render::RunPrimitive,
 };
 
@@ -274,18 +274,22 @@ impl SessionHandle {
     /// [`SessionError::Refused`] if it would change the tenant, has no room, names a policy that is not known here, or
     /// the session is destroyed.
     pub async fn set_profile(&self, profile: Profile) -> Result<(), SessionError> {
-        self.shared.check_policy(&profile)?;
+        self.shared.check_policy(profile.policy.as_deref())?;
         self.control(Control::SetProfile(Arc::new(profile))).await.map(|_| ())
     }
 
-    /// Both at once: [`SessionHandle::set_profile`] and [`SessionHandle::set_silent_intents`], or neither. Durable.
+    /// Changes some of what the session is told about itself, all of that or nothing; durable. What the change does not
+    /// speak of stays, also if somebody else changes it at the same time.
     ///
     /// # Errors
-    /// As for each of them.
-    pub async fn update(&self, profile: Profile, silent_intents: Vec<String>) -> Result<(), SessionError> {
-        self.shared.check_policy(&profile)?;
-        let profile = Arc::new(profile);
-        self.control(Control::Update { profile, silent_intents }).await.map(|_| ())
+    /// As for [`SessionHandle::set_profile`] and [`SessionHandle::set_silent_intents`];
+    /// [`ControlRefused::ChangedSince`](windlass_core::ControlRefused::ChangedSince) if the session has been told something
+    /// else than the change is meant for.
+    pub async fn change(&self, change: ProfileChange) -> Result<(), SessionError> {
+        if let Some(Some(policy)) = &change.policy {
+            self.shared.check_policy(Some(policy))?;
+        }
+        self.control(Control::Change(Box::new(change))).await.map(|_| ())
     }
 
     /// Leaves a note in the feed. Changes nothing.

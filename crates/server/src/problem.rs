@@ -344,6 +344,7 @@ impl From<ControlRefused> for Problem {
     fn from(refused: ControlRefused) -> Problem {
         let code = match refused {
             ControlRefused::TooManyIntents { .. } => Code::SchemaViolation,
+            ControlRefused::ChangedSince => Code::PreconditionFailed,
             _ => Code::SessionStateConflict,
         };
         Problem::of_text(code, &refused.to_string())

@@ -7,8 +7,8 @@
 use super::name_of;
 use std::time::Duration;
 use windlass_core::{
-    AcceptOptions, AttemptId, Control, Decision, Deliver, Disposition, Durability, Gate, HandlingMode, Input,
-    InputBody, InputId, InputKind, InputOrigin, Lane, Limits, Merge, OnBusy, Overtake, Peer, PeerConvention,
+    AcceptOptions, AttemptId, Control, ControlRefused, Decision, Deliver, Disposition, Durability, Gate, HandlingMode,
+    Input, InputBody, InputId, InputKind, InputOrigin, Lane, Limits, Merge, OnBusy, Overtake, Peer, PeerConvention,
     PolicyQuery, PolicyTable, RunId, RunReport, SourceKind, Timestamp,
 };
 
@@ -953,13 +953,16 @@ impl Model {
                 self.silent.clone_from(intents);
                 "done".into()
             }
-            (Control::SetProfile(profile) | Control::CreateWith(profile) | Control::Update { profile, .. }, _)
-                if profile.tenant.is_some() =>
-            {
+            (Control::SetProfile(profile) | Control::CreateWith(profile), _) if profile.tenant.is_some() => {
                 format!("refused {:?}", windlass_core::InvalidProfile::TenantIsFixed.to_string())
             }
-            (Control::Update { silent_intents, .. }, _) => {
-                self.silent.clone_from(silent_intents);
+            (Control::Change(change), _) if change.since.is_some() => {
+                format!("refused {:?}", ControlRefused::ChangedSince.to_string())
+            }
+            (Control::Change(change), _) => {
+                if let Some(intents) = &change.silent_intents {
+                    self.silent.clone_from(intents);
+                }
                 "done".into()
             }
             (Control::SetProfile(_) | Control::CreateWith(_) | Control::Note(_), _) => "done".into(),

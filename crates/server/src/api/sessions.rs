@@ -18,12 +18,12 @@ use axum::{
     extract::State,
     response::{IntoResponse, Response},
 };
-use http::{StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde::Deserialize;
 use std::{collections::BTreeMap, sync::Arc};
 use uuid::Uuid;
 use windlass_api::{CreateSession, Page, SessionView, UpdateSession};
-use windlass_core::{Gate, Limits, Profile, RuntimeState, SessionId};
+use windlass_core::{BlobId, ControlRefused, Gate, Limits, Profile, ProfileChange, RuntimeState, SessionId};
 use windlass_runtime::{
     NewSession, SessionHandle,
     store::{ListQuery, SessionRow},
@@ -291,51 +291,81 @@ pub(crate) async fn list(
 #[utoipa::path(
     get, path = "/v1/sessions/{session}", operation_id = "get_session", tag = "sessions",
     params(("session" = windlass_api::schema::SessionName, Path, description = "Its id or name.")),
-    responses((status = 200, description = "The session.", body = SessionView))
+    responses((status = 200, description = "The session.", body = SessionView, headers(("ETag" = String, description = "Names what it is told about itself: labels, intents, policy and the like, not what it does."))))
 )]
 pub(crate) async fn get(
     State(state): State<AppState>,
     principal: Principal,
     Named(session): Named<String>,
-) -> Result<Json<SessionView>, Problem> {
+) -> Result<Response, Problem> {
     let session = reach::reach(&state, &principal, &session).await?;
-    Ok(Json(shown(&principal, session.id(), session.status().await?)))
+    answer(&principal, session.id(), session.status().await?)
 }
 
 /// Change a session
 ///
-/// What is absent stays as it is.
+/// What is absent stays as it is, also when somebody else changes it at the same time. With `If-Match` nothing is changed
+/// unless the session is still told what it was when it was read.
 #[utoipa::path(
     patch, path = "/v1/sessions/{session}", operation_id = "update_session", tag = "sessions",
-    params(("session" = windlass_api::schema::SessionName, Path, description = "Its id or name.")),
+    params(
+        ("session" = windlass_api::schema::SessionName, Path, description = "Its id or name."),
+        ("If-Match" = Option<String>, Header, description = "The `ETag` of the session when it was read."),
+    ),
     request_body = UpdateSession,
-    responses((status = 200, description = "The session as it is now.", body = SessionView))
+    responses(
+        (status = 200, description = "The session as it is now.", body = SessionView, headers(("ETag" = String, description = "Names what it is told about itself."))),
+        (status = 412, description = "It was changed since it was read.", body = windlass_api::ProblemDetails, content_type = "application/problem+json"),
+    )
 )]
 pub(crate) async fn update(
     State(state): State<AppState>,
     principal: Principal,
     Named(session): Named<String>,
+    headers: HeaderMap,
     StrictJson(change): StrictJson<UpdateSession>,
-) -> Result<Json<SessionView>, Problem> {
+) -> Result<Response, Problem> {
     let session = reach::reach(&state, &principal, &session).await?;
-    let silent = change.silent_intents.map(intents).transpose()?;
-    let mut profile = session.profile().await?;
-    let before = profile.clone();
-    if let Some(given) = change.labels {
-        profile.labels = labels(given)?;
+    let change = ProfileChange {
+        labels: change.labels.map(labels).transpose()?,
+        keep_alive: change.keep_alive,
+        policy: change.policy.map(|name| policy(&state, &principal, name.as_deref())).transpose()?,
+        silent_intents: change.silent_intents.map(intents).transpose()?,
+        since: meant_for(&headers, &session).await?,
+    };
+    session.change(change).await?;
+    answer(&principal, session.id(), session.status().await?)
+}
+
+/// What a change is meant for, if it says so: nothing else than what is there now, or it has come too late.
+async fn meant_for(headers: &HeaderMap, session: &SessionHandle) -> Result<Option<(Profile, Vec<String>)>, Problem> {
+    let mut given = headers.get_all(header::IF_MATCH).iter().peekable();
+    if given.peek().is_none() {
+        return Ok(None);
     }
-    if let Some(keep_alive) = change.keep_alive {
-        profile.keep_alive = keep_alive;
+    let now = session.status().await?;
+    let tag = tag(&now.profile, &now.silent_intents);
+    // What is no text is no tag of ours. Compared strongly (RFC 9110, 13.1.1): a weak one is none either.
+    let mut given = given.flat_map(|tags| tags.to_str().unwrap_or_default().split(',')).map(str::trim);
+    match given.find(|given| *given == tag || *given == "*") {
+        Some("*") => Ok(None),
+        Some(_) => Ok(Some((now.profile, now.silent_intents))),
+        None => Err(ControlRefused::ChangedSince.into()),
     }
-    if let Some(name) = change.policy {
-        profile.policy = policy(&state, &principal, name.as_deref())?;
-    }
-    match silent {
-        Some(silent) => session.update(profile, silent).await?,
-        None if profile != before => session.set_profile(profile).await?,
-        None => {}
-    }
-    Ok(Json(shown(&principal, session.id(), session.status().await?)))
+}
+
+/// Names what a session is told about itself. What it does does not change it: a session that is at work can be changed
+/// by whoever has read it.
+fn tag(profile: &Profile, silent_intents: &[String]) -> String {
+    let Profile { tenant: _, name: _, labels, keep_alive, policy } = profile;
+    let told = serde_json::to_vec(&(labels, keep_alive, policy, silent_intents));
+    let hash = BlobId::of(&told.expect("texts always serialise"));
+    format!("\"{}\"", &hash.as_str()[..32])
+}
+
+fn answer(principal: &Principal, id: SessionId, view: windlass_runtime::SessionView) -> Result<Response, Problem> {
+    let tag = HeaderValue::try_from(tag(&view.profile, &view.silent_intents)).map_err(Problem::internal)?;
+    Ok(([(header::ETAG, tag)], Json(shown(principal, id, view))).into_response())
 }
 
 /// Forget a session wholly

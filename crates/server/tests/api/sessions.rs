@@ -1,7 +1,9 @@
 //! Making, finding, changing, controlling and forgetting sessions.
 
 use crate::Rig;
+use http::Method;
 use serde_json::json;
+use windlass_server::testing::Answer;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn creating_twice_is_creating_once_and_other_settings_are_a_conflict() {
@@ -144,6 +146,55 @@ async fn what_is_absent_from_a_change_stays() {
     assert_eq!(rig.patch("/v1/sessions/s", &json!({"name": "t"})).await.code(), "unknown_field");
     assert_eq!(rig.patch("/v1/sessions/s", &json!({"policy": "none"})).await.code(), "schema_violation");
     assert_eq!(rig.patch("/v1/sessions/nobody", &json!({})).await.status, 404);
+}
+
+/// A PATCH read what was there, and wrote all of it with its change: of two at once, one was undone by the other.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_changes_at_once_none_undoes_the_other() {
+    let rig = Rig::start().await;
+    rig.session("s").await;
+    for round in 0..20 {
+        let labels = json!({"round": round.to_string()});
+        let (one, other, third) = (
+            json!({ "labels": labels }),
+            json!({"keep_alive": round % 2 == 0}),
+            json!({"silent_intents": [format!("intent {round}")]}),
+        );
+        let answers = tokio::join!(
+            rig.patch("/v1/sessions/s", &one),
+            rig.patch("/v1/sessions/s", &other),
+            rig.patch("/v1/sessions/s", &third)
+        );
+        assert_eq!((answers.0.status, answers.1.status, answers.2.status), (200, 200, 200));
+        let now = rig.get("/v1/sessions/s").await.body;
+        assert_eq!((&now["labels"], &now["keep_alive"]), (&labels, &other["keep_alive"]), "round {round}");
+        assert_eq!(now["silent_intents"], third["silent_intents"], "round {round}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_is_meant_for_what_was_read_comes_too_late_or_is_made() {
+    let rig = Rig::start().await;
+    rig.session("s").await;
+    let read = rig.get("/v1/sessions/s").await.header("etag").to_owned();
+    rig.say("s", "hello").await;
+    assert_eq!(rig.get("/v1/sessions/s").await.header("etag"), read, "what it does changes nothing of what it is told");
+    let change = async |tags: &str, labels: &str| {
+        let request = rig.request(Method::PATCH, "/v1/sessions/s").header("if-match", tags);
+        Answer::to(request.json(&json!({"labels": {"is": labels}}))).await
+    };
+    let made = change(&read, "one").await;
+    assert_eq!((made.status, &made.body["labels"]["is"]), (200, &json!("one")), "{made:?}");
+    let tag = made.header("etag").to_owned();
+    assert_ne!(tag, read);
+    for stale in [read.as_str(), "\"\"", "nonsense", &format!("W/{tag}")] {
+        let late = change(stale, "two").await;
+        assert_eq!((late.status, late.code()), (412, "precondition_failed"), "{stale}: {late:?}");
+    }
+    assert_eq!(rig.get("/v1/sessions/s").await.body["labels"]["is"], "one");
+    for (tags, labels) in [(format!("\"other\", {tag}"), "two"), ("*".to_owned(), "three")] {
+        assert_eq!(change(&tags, labels).await.body["labels"]["is"], labels);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
