@@ -20,6 +20,7 @@ use std::{
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
+use tokio::sync::RwLock;
 use windlass_core::BlobId;
 
 /// A [`BlobStore`] over an [`ObjectStore`].
@@ -28,8 +29,13 @@ pub struct ObjectBlobs {
     objects: Arc<dyn ObjectStore>,
     /// What is written or read at once, in bytes.
     part: usize,
+    /// Held together by all who give a blob its name, alone by who deletes it: between its last look at the age of a blob
+    /// and the deletion nobody makes it young. Shared by all clones.
+    naming: Arc<[RwLock<()>; LOCKS]>,
 }
 
+/// More than there are writers at once, as a rule; which one is a blob's is in its name.
+const LOCKS: usize = 64;
 /// The smallest part that S3 takes.
 const PART: usize = 5 * 1024 * 1024;
 /// A folder takes any.
@@ -63,7 +69,7 @@ impl ObjectBlobs {
             }
         }
         let files = LocalFileSystem::new_with_prefix(folder).map_err(unavailable)?;
-        Ok(ObjectBlobs { objects: Arc::new(files.with_fsync(true)), part: PART_OF_FILE })
+        Ok(ObjectBlobs { part: PART_OF_FILE, ..ObjectBlobs::over(Arc::new(files.with_fsync(true))) })
     }
 
     /// Blobs that vanish with the process.
@@ -73,8 +79,28 @@ impl ObjectBlobs {
 
     /// Blobs in an object store of yours. Its writes must be durable when they return: a `LocalFileSystem` of yours
     /// needs `with_fsync(true)`. Let a bucket delete multipart uploads that nobody completed.
+    ///
+    /// One value and its clones collect from a place and put into it, as one process at a time owns a store. Where several
+    /// do, a blob that is put again while another one deletes it for its age may be lost.
     pub fn over(objects: Arc<dyn ObjectStore>) -> ObjectBlobs {
-        ObjectBlobs { objects, part: PART }
+        ObjectBlobs { objects, part: PART, naming: Arc::new(std::array::from_fn(|_| RwLock::default())) }
+    }
+
+    fn naming(&self, blob: &BlobId) -> &RwLock<()> {
+        let byte = u8::from_str_radix(&blob.as_str()[..2], 16).expect("a blob's name begins with hex digits");
+        &self.naming[usize::from(byte) % LOCKS]
+    }
+
+    /// Deletes a blob if it is still old: a list takes its time, and one that was put again meanwhile is young. Tells whether
+    /// it did.
+    async fn forget(&self, blob: &BlobId, is_old: impl Fn(&ObjectMeta) -> bool) -> Result<bool, BlobError> {
+        let _nobody_puts_it = self.naming(blob).write().await;
+        let path = path(blob);
+        if !self.objects.head(&path).await.is_ok_and(|now| is_old(&now)) {
+            return Ok(false);
+        }
+        self.objects.delete(&path).await.map_err(unavailable)?;
+        Ok(true)
     }
 
     /// The bytes as they are read; an error instead of the last piece if they are not those of the name.
@@ -120,6 +146,7 @@ fn unavailable(error: Error) -> BlobError {
 impl BlobStore for ObjectBlobs {
     async fn put(&self, bytes: Bytes) -> Result<BlobId, BlobError> {
         let blob = BlobId::of(&bytes);
+        let _nobody_deletes_it = self.naming(&blob).read().await;
         // One that is there is written once more. Left alone it could be damaged, or not yet be synced by whoever writes
         // it just now, or be old enough to be collected before the record that will name it is written.
         self.objects.put(&path(&blob), bytes.into()).await.map_err(unavailable)?;
@@ -162,7 +189,7 @@ impl BlobStore for ObjectBlobs {
     async fn collect(&self, keep: &HashSet<BlobId>, grace: Duration) -> Result<u64, BlobError> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let old = i64::try_from(now.saturating_sub(grace).as_millis()).unwrap_or(i64::MAX);
-        let is_old = |object: &ObjectMeta| object.last_modified.timestamp_millis() <= old;
+        let is_old = move |object: &ObjectMeta| object.last_modified.timestamp_millis() <= old;
         // One that was finished and has no name yet is nobody's if it stays so.
         let mut unfinished = self.objects.list(Some(&Path::from(UNFINISHED)));
         while let Some(object) = unfinished.try_next().await.map_err(unavailable)? {
@@ -175,12 +202,11 @@ impl BlobStore for ObjectBlobs {
         while let Some(object) = objects.try_next().await.map_err(unavailable)? {
             let blob = object.location.filename().and_then(|name| BlobId::try_from(name.to_owned()).ok());
             // What is not named like a blob is not ours to delete.
-            let forgotten = blob.is_some_and(|blob| !keep.contains(&blob));
-            // A list takes its time: one that was put again meanwhile is young now.
-            if forgotten && is_old(&object) && self.objects.head(&object.location).await.is_ok_and(|now| is_old(&now)) {
-                self.objects.delete(&object.location).await.map_err(unavailable)?;
-                collected += 1;
-            }
+            let Some(blob) = blob.filter(|blob| !keep.contains(blob) && is_old(&object)) else { continue };
+            // A deletion that was begun goes on when the sweep is dropped; so does what keeps others from the blob.
+            let blobs = self.clone();
+            let forgotten = tokio::spawn(async move { blobs.forget(&blob, is_old).await }).await;
+            collected += u64::from(forgotten.map_err(|error| BlobError::Unavailable(error.to_string().into()))??);
         }
         Ok(collected)
     }
@@ -226,10 +252,13 @@ impl BlobWriter for Writer {
         if self.upload.is_some() && !self.rest.is_empty() {
             self.part().await?;
         }
+        if let Some((_, upload)) = &mut self.upload {
+            upload.complete().await.map_err(unavailable)?;
+        }
+        let _nobody_deletes_it = self.blobs.naming(&blob).read().await;
         let objects = &self.blobs.objects;
-        match &mut self.upload {
-            Some((from, upload)) => {
-                upload.complete().await.map_err(unavailable)?;
+        match &self.upload {
+            Some((from, _)) => {
                 objects.rename(from, &to).await.map_err(unavailable)?;
             }
             None => drop(objects.put(&to, self.rest.split().freeze().into()).await.map_err(unavailable)?),
@@ -241,6 +270,11 @@ impl BlobWriter for Writer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use object_store::{
+        CopyOptions, GetOptions, GetResult, ListResult, PutMultipartOptions, PutOptions, PutPayload, PutResult,
+    };
+    use std::task::Poll;
+    use tokio::sync::Semaphore;
 
     async fn written(blobs: &ObjectBlobs, pieces: &[Bytes]) -> BlobId {
         let mut writer = blobs.writer().await.expect("a writer");
@@ -361,5 +395,115 @@ mod tests {
         assert_eq!(blobs.collect(&keep, Duration::ZERO).await.expect("collected"), 1);
         assert!(blobs.contains(&kept).await.expect("asked"));
         assert!(!blobs.contains(&gone).await.expect("asked"));
+    }
+    /// Objects whose heads are told when the test says so.
+    #[derive(Debug)]
+    struct LateHeads {
+        objects: InMemory,
+        asked: Semaphore,
+        told: Semaphore,
+    }
+
+    impl LateHeads {
+        fn new() -> LateHeads {
+            LateHeads { objects: InMemory::new(), asked: Semaphore::new(0), told: Semaphore::new(0) }
+        }
+    }
+
+    impl std::fmt::Display for LateHeads {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            write!(f, "{self:?}")
+        }
+    }
+
+    #[async_trait]
+    impl ObjectStore for LateHeads {
+        async fn put_opts(&self, to: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult, Error> {
+            self.objects.put_opts(to, payload, options).await
+        }
+
+        async fn put_multipart_opts(
+            &self,
+            to: &Path,
+            options: PutMultipartOptions,
+        ) -> Result<Box<dyn MultipartUpload>, Error> {
+            self.objects.put_multipart_opts(to, options).await
+        }
+
+        async fn get_opts(&self, from: &Path, options: GetOptions) -> Result<GetResult, Error> {
+            let is_head = options.head;
+            let found = self.objects.get_opts(from, options).await;
+            if is_head {
+                self.asked.add_permits(1);
+                self.told.acquire().await.expect("never closed").forget();
+            }
+            found
+        }
+
+        fn delete_stream(
+            &self,
+            paths: BoxStream<'static, Result<Path, Error>>,
+        ) -> BoxStream<'static, Result<Path, Error>> {
+            self.objects.delete_stream(paths)
+        }
+
+        fn list(&self, below: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta, Error>> {
+            self.objects.list(below)
+        }
+
+        async fn list_with_delimiter(&self, below: Option<&Path>) -> Result<ListResult, Error> {
+            self.objects.list_with_delimiter(below).await
+        }
+
+        async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<(), Error> {
+            self.objects.copy_opts(from, to, options).await
+        }
+    }
+
+    /// The collector had looked at the age for the last time; the same bytes came, and went with the old ones.
+    #[tokio::test]
+    async fn what_is_put_again_while_the_old_one_is_deleted_is_there_afterwards() {
+        for in_pieces in [false, true] {
+            let objects = Arc::new(LateHeads::new());
+            let blobs = ObjectBlobs::over(Arc::clone(&objects) as _);
+            let bytes = Bytes::from(vec![7; if in_pieces { blobs.part + 1 } else { 1 }]);
+            let blob = blobs.put(bytes.clone()).await.expect("put");
+            let (nothing, collector) = (HashSet::new(), blobs.clone());
+            let sweep = tokio::spawn(async move { collector.collect(&nothing, Duration::ZERO).await });
+            objects.asked.acquire().await.expect("never closed").forget();
+            let mut again = std::pin::pin!(async {
+                if in_pieces { written(&blobs, &[bytes]).await } else { blobs.put(bytes).await.expect("put") }
+            });
+            // As far as it comes; nothing else can move meanwhile.
+            let early = futures_util::poll!(&mut again);
+            objects.told.add_permits(9);
+            assert_eq!(sweep.await.expect("no panic").expect("collected"), 1);
+            let put = match early {
+                Poll::Ready(put) => put,
+                Poll::Pending => again.await,
+            };
+            assert_eq!(put, blob);
+            assert!(blobs.contains(&blob).await.expect("asked"), "in pieces: {in_pieces}");
+        }
+    }
+
+    /// A sweep that is dropped, as by a shutdown, had let go of the blob while its deletion was still on its way.
+    #[tokio::test]
+    async fn a_sweep_that_is_dropped_within_a_deletion_ends_it_before_anybody_puts_the_blob_again() {
+        let objects = Arc::new(LateHeads::new());
+        let blobs = ObjectBlobs::over(Arc::clone(&objects) as _);
+        let blob = blobs.put(Bytes::from_static(b"hello")).await.expect("put");
+        {
+            let nothing = HashSet::new();
+            let mut sweep = std::pin::pin!(blobs.collect(&nothing, Duration::ZERO));
+            tokio::select! {
+                biased;
+                asked = objects.asked.acquire() => asked.expect("never closed").forget(),
+                _ = &mut sweep => unreachable!("it has not been told"),
+            }
+        }
+        objects.told.add_permits(9);
+        blobs.put(Bytes::from_static(b"hello")).await.expect("put");
+        assert!(blobs.contains(&blob).await.expect("asked"));
     }
 }
