@@ -82,6 +82,8 @@ text! {
     Key { pattern(Some("^[!-~]{1,255}$")) };
     /// The BLAKE3 hash of the bytes, in lower-case hex.
     BlobId { pattern(Some("^[0-9a-f]{64}$")) };
+    /// The SHA-256 of the body, as `Content-Digest` has it (RFC 9530).
+    ContentDigest { pattern(Some("^sha-256=:[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=:$")) };
     /// A moment, in UTC.
     Moment { format(Some(SchemaFormat::KnownFormat(KnownFormat::DateTime))) };
     /// What a token may do.

@@ -42,6 +42,7 @@ use windlass_api::schema;
         windlass_api::ProblemDetails, windlass_api::Event, windlass_api::Progress, windlass_api::Lagged,
         windlass_api::Gap, windlass_api::Ended, schema::SessionName, schema::InputId, schema::RunId, schema::Gate,
         schema::OperationId, schema::PolicyName, schema::PolicyRef, schema::BlobId, schema::Name, schema::Key,
+        schema::ContentDigest,
         schema::TokenId, schema::LabelFilter, windlass_api::InputPhase,
     )),
     tags(

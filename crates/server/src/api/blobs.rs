@@ -19,9 +19,10 @@ use axum::{
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use futures_util::TryStreamExt as _;
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use http_body_util::BodyExt as _;
 use serde_json::json;
+use sha2::{Digest as _, Sha256};
 use std::sync::Arc;
 use windlass_api::StoredBlob;
 use windlass_core::{BlobId, ContentBlock, Input, MediaSource};
@@ -48,11 +49,16 @@ fn store(state: &AppState) -> Result<&Arc<dyn BlobStore>, Problem> {
 
 /// Upload a blob
 ///
-/// Any bytes, at most 64 MiB. The same bytes again are the same blob.
+/// Any bytes, at most 64 MiB. The same bytes again are the same blob. With `Content-Digest` nothing is kept but what has
+/// the digest that it says.
 #[utoipa::path(
     post, path = "/v1/blobs", operation_id = "upload_blob", tag = "blobs",
+    params(("Content-Digest" = Option<windlass_api::schema::ContentDigest>, Header, description = "What the bytes are to hash to (RFC 9530): `sha-256=:BASE64:`.")),
     request_body(content = Vec<u8>, content_type = "application/octet-stream"),
-    responses((status = 201, description = "It is kept.", body = StoredBlob, headers(("Location" = String, description = "Where it is."))))
+    responses(
+        (status = 201, description = "It is kept.", body = StoredBlob, headers(("Location" = String, description = "Where it is."))),
+        (status = 422, description = "There are no bytes, or they do not have the digest that was given. Nothing is kept.", body = windlass_api::ProblemDetails, content_type = "application/problem+json"),
+    )
 )]
 pub(crate) async fn upload(
     State(state): State<AppState>,
@@ -60,6 +66,7 @@ pub(crate) async fn upload(
     request: Request,
 ) -> Result<Response, Problem> {
     let blobs = store(&state)?;
+    let mut expected = Expected::of(request.headers())?;
     let place = state.api().uploads.take(&principal)?;
     let mut body = json::limited(request, BLOB_BYTES)?;
     let (mut writer, mut bytes) = (blobs.writer().await.map_err(unkept)?, 0);
@@ -68,17 +75,66 @@ pub(crate) async fn upload(
         // What is no data is a trailer, and says nothing here.
         let piece = frame.into_data().unwrap_or_default();
         bytes += piece.len() as u64;
+        expected.hear(&piece);
         writer.write(piece).await.map_err(unkept)?;
     }
     if bytes == 0 {
         return Err(Problem::new(Code::SchemaViolation).detail("a blob has at least one byte; send it as the body"));
     }
+    expected.check()?;
     let blob = writer.finish().await.map_err(unkept)?;
     drop(place);
     own(&state, &principal.tenant, &blob, bytes).await?;
     let location = format!("/v1/blobs/{}", blob.as_str());
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(StoredBlob { blob, bytes })).into_response())
 }
+
+/// What the bytes are to hash to, if their sender says so.
+struct Expected(Option<([u8; 32], Sha256)>);
+
+impl Expected {
+    fn of(headers: &HeaderMap) -> Result<Expected, Problem> {
+        let mut given = headers.get_all(CONTENT_DIGEST).iter().peekable();
+        if given.peek().is_none() {
+            return Ok(Expected(None));
+        }
+        let wrong = || {
+            let detail = "sha-256=:BASE64: is understood, with the digest of the body (RFC 9530)";
+            Problem::new(Code::InvalidHeader).detail(detail).parameter("Content-Digest")
+        };
+        let mut found = None;
+        for value in given {
+            for digest in value.to_str().map_err(|_| wrong())?.split(',') {
+                let (name, value) = digest.trim().split_once('=').ok_or_else(wrong)?;
+                if name == "sha-256" {
+                    let value = value.split(';').next().unwrap_or_default().trim_end();
+                    let base64 = value.strip_prefix(':').and_then(|rest| rest.strip_suffix(':')).ok_or_else(wrong)?;
+                    found =
+                        Some(STANDARD.decode(base64).ok().and_then(|bytes| bytes.try_into().ok()).ok_or_else(wrong)?);
+                }
+            }
+        }
+        // Of several digests one is enough; but whoever gives only others wants them checked, and they would not be.
+        Ok(Expected(Some((found.ok_or_else(wrong)?, Sha256::new()))))
+    }
+
+    fn hear(&mut self, piece: &[u8]) {
+        if let Some((_, hasher)) = &mut self.0 {
+            hasher.update(piece);
+        }
+    }
+
+    fn check(self) -> Result<(), Problem> {
+        let Some((expected, hasher)) = self.0 else { return Ok(()) };
+        if hasher.finalize()[..] == expected {
+            return Ok(());
+        }
+        let detail = "nothing was kept: the bytes that came do not have the digest of Content-Digest; send them again";
+        Err(Problem::new(Code::BlobHashMismatch).detail(detail))
+    }
+}
+
+const CONTENT_DIGEST: HeaderName = HeaderName::from_static("content-digest");
 
 fn unkept(error: BlobError) -> Problem {
     windlass_runtime::SessionError::Blob(error).into()

@@ -76,6 +76,36 @@ async fn a_large_blob_comes_back_whole_and_a_damaged_one_not_at_all() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn bytes_that_are_not_what_their_sender_says_are_not_kept() {
+    let rig = Rig::start().await;
+    // SHA-256 of "hello" and of "hello!", by sha256sum.
+    let (hello, other) =
+        ("LPJNul+wow4m6DsqxbninhsWHlwfp0JecwQzYpOLmCQ=", "zgYJL7lI2f+sfRo3bkBLJrdXW8wR7gWkYV/vT+w6MIs=");
+    let upload = async |digests: &[&str], bytes: Vec<u8>| {
+        let request = rig.request(Method::POST, "/v1/blobs").body(bytes);
+        Answer::to(digests.iter().fold(request, |request, digest| request.header("content-digest", *digest))).await
+    };
+    for wrong in [format!("sha-256=:{other}:"), format!("sha-256=:{hello}:, sha-256=:{other}:")] {
+        let refused = upload(&[&wrong], b"hello".to_vec()).await;
+        assert_eq!((refused.status, refused.code()), (422, "blob_hash_mismatch"), "{wrong}: {refused:?}");
+    }
+    for unread in ["sha-256", "sha-256=", "sha-256=::", "sha-256=:AAAA:", &format!("sha-256={hello}"), "crc32c=:AAAA:"]
+    {
+        let refused = upload(&[unread], b"hello".to_vec()).await;
+        assert_eq!((refused.status, refused.code()), (400, "invalid_header"), "{unread}: {refused:?}");
+    }
+    let large = upload(&[&format!("sha-256=:{hello}:")], large()).await;
+    assert_eq!(large.code(), "blob_hash_mismatch", "{large:?}");
+    // The file goes on a thread of its own; no other has a name.
+    until("nothing is left", async || files(&rig).is_empty()).await;
+    for right in [&[format!("sha-256=:{hello}:")][..], &["crc32c=:AAAA:".into(), format!("sha-256=:{hello}:;of=me")]] {
+        let right: Vec<&str> = right.iter().map(String::as_str).collect();
+        let kept = upload(&right, b"hello".to_vec()).await;
+        assert_eq!((kept.status, &kept.body["bytes"]), (201, &json!(5)), "{right:?}: {kept:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn one_token_uploads_so_many_at_once_and_what_breaks_off_leaves_nothing() {
     let mut rig = Rig::with(|config| config.limits.uploads_per_token = 1).await;
     let admin = rig.token("default", &["*"]).await;
