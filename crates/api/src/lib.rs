@@ -34,9 +34,8 @@ pub use control::{ControlReport, Interrupt, InterruptOutcome, Interrupted, Reset
 pub use event::{Ended, Event, Gap, Lagged, Progress};
 pub use explain::Explanation;
 pub use input::{
-    Admission, Admitted, Block, Convention, InputPhase, InputView, Media,
-    NewContinuation, NewExternalEvent, NewFlowStep, NewInput, NewOperation, NewPeer, NewPrompt, RequestDurability,
-    TurnSettings, Waited, Withdrawn,
+    Admission, Admitted, Block, Convention, InputPhase, InputView, Media, NewContinuation, NewExternalEvent,
+    NewFlowStep, NewInput, NewOperation, NewPeer, NewPrompt, RequestDurability, TurnSettings, Waited, Withdrawn,
 };
 pub use name::{InvalidSessionName, is_session_name, parse_session, session_id};
 pub use operation::{
@@ -44,7 +43,7 @@ pub use operation::{
     RegisterOperation,
 };
 pub use page::{JournalPage, Page};
-pub use peer::{NewPeerMessage, PeerMessageKind, PeerMessageSent, PeerResponseStatus, PeerView};
+pub use peer::{NewPeerMessage, PeerMessageKind, PeerMessageSent, PeerPage, PeerResponseStatus, PeerView};
 pub use policy::{
     ExplainPolicy, PolicyDifference, PolicyExplained, PolicyReplayed, PolicySaved, PolicyView, ReplayPolicy,
 };

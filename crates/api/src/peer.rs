@@ -86,3 +86,19 @@ pub struct PeerView {
     /// Whether it can be reached now.
     pub reachable: bool,
 }
+
+/// One page of the peers of a session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct PeerPage {
+    /// The other sessions of this server.
+    pub items: Vec<PeerView>,
+    /// Where the next page begins: pass it as `cursor`. Absent: this was the last one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_cursor: Option<String>,
+    /// Other servers whose sessions may be written to, too. Which there are is theirs to say; one is called
+    /// `SESSION@SERVER`. The same on every page.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "openapi", schema(required = false))]
+    pub servers: Vec<String>,
+}

@@ -181,6 +181,31 @@ async fn what_was_kept_before_the_end_of_a_server_is_carried_by_the_next() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_servers_that_a_tenant_may_write_to_are_listed_with_its_own_sessions() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = TestServer::config();
+    config.server.peer_key = Some(folder.path().join("peer.key"));
+    for (name, seed, tenant) in [("lyon", 1, "default"), ("berlin", 2, "default"), ("rome", 3, "acme")] {
+        let (url, key) = ("http://127.0.0.1:9".to_owned(), Identity::from_seed(&[seed; 32]).name().to_string());
+        config.peers.insert(name.into(), PeerConfig { url, key, tenant: tenant.into() });
+    }
+    let server = TestServer::with(TestServer::builder(config)).await;
+    create(&server, "writer", "builtin").await;
+    create(&server, "reader", "builtin").await;
+    for query in ["", "?limit=1"] {
+        let peers = server.get(&format!("/v1/sessions/writer/peers{query}")).await;
+        assert_eq!(peers.body["servers"], json!(["berlin", "lyon"]), "{query}: {peers:?}");
+    }
+    let peers = server.get("/v1/sessions/writer/peers").await;
+    assert_eq!(peers.body["items"], json!([{ "name": "reader", "reachable": true }]));
+    // What is listed can be written to; whether there is such a session is that server's to say.
+    let said = json!({ "to": "reader@berlin", "body": "good evening" });
+    assert_eq!(server.post("/v1/sessions/writer/peers/messages", &said).await.status, 202);
+    let said = json!({ "to": "reader@rome", "body": "good evening" });
+    assert_eq!(server.post("/v1/sessions/writer/peers/messages", &said).await.code(), "peer_unknown");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_door_lets_in_what_a_pinned_server_may_say_and_nothing_else() {
     let folder = tempfile::tempdir().unwrap();
     let (lyon, rome) = (Identity::from_seed(&[1; 32]), Identity::from_seed(&[2; 32]));

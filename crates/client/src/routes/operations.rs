@@ -6,7 +6,7 @@ use reqwest::Method;
 use std::time::Duration;
 use windlass_api::{
     CancelOperation, CompleteOperation, FailOperation, NewPeerMessage, OperationView, OperationWaited, Page,
-    PeerMessageSent, PeerView, ProgressOperation, RegisterOperation,
+    PeerMessageSent, PeerPage, ProgressOperation, RegisterOperation,
 };
 
 impl Client {
@@ -116,11 +116,11 @@ impl Client {
         call.query("timeout", Some(time.as_secs())).waits(time).read().await
     }
 
-    /// The peers that a session may write to.
+    /// The peers that a session may write to: a page of those on its server, and the other servers.
     ///
     /// # Errors
     /// `not_found`.
-    pub async fn peers(&self, session: &str, page: &Paging) -> Result<Page<PeerView>, ClientError> {
+    pub async fn peers(&self, session: &str, page: &Paging) -> Result<PeerPage, ClientError> {
         page.of(Call::new(self, Method::GET, &["v1", "sessions", session, "peers"])).read().await
     }
 

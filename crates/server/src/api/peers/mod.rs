@@ -19,7 +19,7 @@ use axum::{Json, extract::State};
 use http::{HeaderMap, StatusCode};
 use serde_json::Value;
 use windlass_api::{
-    NewPeerMessage, Page, PeerMessageKind as Kind, PeerMessageSent, PeerResponseStatus as Status, PeerView,
+    NewPeerMessage, PeerMessageKind as Kind, PeerMessageSent, PeerPage, PeerResponseStatus as Status, PeerView,
 };
 use windlass_core::{Gate, SessionId};
 use windlass_runtime::{
@@ -29,18 +29,19 @@ use windlass_runtime::{
 
 /// List the peers of a session
 ///
-/// The other sessions that may be written to: those with a name are called by it, the others by their ids.
+/// The other sessions that may be written to: those with a name are called by it, the others by their ids. Those of other
+/// servers are not listed, but the servers are: a session there is called `SESSION@SERVER`.
 #[utoipa::path(
     get, path = "/v1/sessions/{session}/peers", operation_id = "list_peers", tag = "peers",
     params(("session" = windlass_api::schema::SessionName, Path, description = "Its id or name."), PageQuery),
-    responses((status = 200, description = "A page.", body = Page<PeerView>))
+    responses((status = 200, description = "A page.", body = PeerPage))
 )]
 pub(crate) async fn list(
     State(state): State<AppState>,
     principal: Principal,
     Named(session): Named<String>,
     StrictQuery(query): StrictQuery<PageQuery>,
-) -> Result<Json<Page<PeerView>>, Problem> {
+) -> Result<Json<PeerPage>, Problem> {
     let limit = page_limit(query.limit)?;
     let session = reach::reach(&state, &principal, &session).await?.id();
     let of = List::of("/v1/sessions/{session}/peers", &[&session.to_string()]);
@@ -55,7 +56,8 @@ pub(crate) async fn list(
         name: Owner::of(&row.status.profile).called(row.session).to_string(),
         reachable: row.status.gate == Gate::Open,
     });
-    Ok(Json(Page { items: items.collect(), next_cursor }))
+    let servers = state.api().remotes.names(&principal.tenant);
+    Ok(Json(PeerPage { items: items.collect(), next_cursor, servers }))
 }
 
 /// Write to a peer

@@ -148,6 +148,12 @@ impl Remotes {
         Ok(Remotes(Some(Wired { identity, postman: Postman::new(POST), by_name })))
     }
 
+    /// The names of those that sessions of this tenant may write to.
+    pub(super) fn names(&self, tenant: &Tenant) -> Vec<String> {
+        let by_name = self.0.iter().flat_map(|wired| &wired.by_name);
+        by_name.filter(|(_, remote)| remote.tenant == *tenant).map(|(name, _)| name.clone()).collect()
+    }
+
     /// The addresses, here and there, of an envelope of a session called `from` to `session@name`; none if there is no
     /// such server for this tenant.
     pub(super) fn addresses(&self, tenant: &Tenant, from: &PeerName, to: &PeerName) -> Option<(PeerName, PeerName)> {
