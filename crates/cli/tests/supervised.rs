@@ -154,3 +154,23 @@ fn a_supervisor_is_told_when_it_is_ready_and_when_it_stops() {
     assert_eq!(server.ended(), Some(0));
     assert_eq!(Said::of(waiting.wait_with_output().expect("it ends")).code, Some(0));
 }
+
+/// Another program that never ends its transaction keeps the server from every commit, as a disk does that is gone.
+#[test]
+fn a_server_whose_store_is_lost_ends_for_its_supervisor_and_says_so() {
+    let dir = folder();
+    let mut command = windlass(dir.path());
+    command.args(["serve", "--listen", "127.0.0.1:0"]).env("WINDLASS_STORE__LOST_SECONDS", "0.5");
+    let server = Served::by(dir.path(), &mut command);
+    assert_eq!(server.run(&["send", "demo", "/echo kept", "--wait"]).code, Some(0));
+    let other = rusqlite::Connection::open(dir.path().join("windlass.db")).expect("a store");
+    other.execute_batch("BEGIN IMMEDIATE").expect("its turn comes");
+    let began = Instant::now();
+    let (code, log) = server.ended_with_log();
+    assert_eq!(code, Some(70), "{log}");
+    assert!(log.contains("error: store_lost: ") && log.contains("for 0.5 s (store_unavailable)"), "{log}");
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+    drop(other);
+    let server = Served::start(dir.path());
+    assert!(server.run(&["inputs", "demo", "--json"]).out.contains("kept"));
+}

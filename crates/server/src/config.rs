@@ -111,6 +111,10 @@ pub struct StoreConfig {
     /// How old such a blob is at least: older than an upload ever is when the input comes that names it.
     #[config(default = 86_400)]
     pub sweep_grace_seconds: Seconds,
+    /// How long the store may take no commit. After that the server ends with exit code 70, for its supervisor to start it
+    /// again. A full disk is no such outage.
+    #[config(default = 30)]
+    pub lost_seconds: Seconds,
 }
 
 /// `[limits]`

@@ -17,9 +17,7 @@ use serde_json::json;
 use std::time::Duration;
 use tokio::{sync::Mutex, time::Instant};
 
-/// A store that cannot be written for so long is lost.
-pub(crate) const LOST: Duration = Duration::from_secs(30);
-/// How often the store is probed when nobody asks.
+/// How often the store is probed when nobody asks; more often if it may not be away for as long.
 const WATCH: Duration = Duration::from_secs(15);
 /// So long an answer of the store counts.
 const FRESH: Duration = Duration::from_secs(1);
@@ -41,7 +39,8 @@ impl Health {
         {
             return found.map_or(Ok(()), Err);
         }
-        let found = match tokio::time::timeout(PROBE, state.store().probe()).await {
+        let patience = PROBE.min(state.config().store.lost_seconds.0);
+        let found = match tokio::time::timeout(patience, state.store().probe()).await {
             Ok(Ok(())) => None,
             Ok(Err(error)) => Some(Problem::from(error).code()),
             Err(_) => Some(Code::StoreUnavailable),
@@ -51,13 +50,17 @@ impl Health {
     }
 }
 
-/// Watches the store. Returns when it has been lost for too long, with what it answered last.
+/// Watches the store. Returns when it has been lost for as long as the configuration allows, with what it answered last.
 pub(crate) async fn store_lost(state: &AppState) -> Code {
-    let mut outage = Outage::default();
+    let lost = state.config().store.lost_seconds.0;
+    let (watch, mut outage) = (WATCH.min(lost / 2), Outage::default());
     loop {
-        tokio::time::sleep(if outage.is_on() { FRESH } else { WATCH }).await;
+        tokio::time::sleep(if outage.is_on() { FRESH.min(watch) } else { watch }).await;
+        let asked = Instant::now();
         let probed = state.health().probe(state).await;
-        if let Some(code) = outage.hear(probed, Instant::now()) {
+        if let Some((since, code)) = outage.hear(probed, asked)
+            && since.elapsed() >= lost
+        {
             return code;
         }
     }
@@ -72,12 +75,11 @@ impl Outage {
         self.0.is_some()
     }
 
-    /// Hears of a probe; answers once the store is lost.
-    fn hear(&mut self, probed: Result<(), Code>, now: Instant) -> Option<Code> {
+    /// Hears of a probe that was begun at a moment; answers since when the store has been away, and what it says.
+    fn hear(&mut self, probed: Result<(), Code>, asked: Instant) -> Option<(Instant, Code)> {
         match probed {
             Err(code @ (Code::StoreUnavailable | Code::CommitOutcomeUnknown)) => {
-                let since = *self.0.get_or_insert(now);
-                (now - since >= LOST).then_some(code)
+                Some((*self.0.get_or_insert(asked), code))
             }
             _ => {
                 self.0 = None;
@@ -137,35 +139,42 @@ mod tests {
     };
 
     #[test]
-    fn a_store_is_lost_after_half_a_minute_without_a_commit_and_never_for_being_full() {
+    fn a_store_is_away_since_its_first_failure_and_never_for_being_full() {
         let start = Instant::now();
         let at = |seconds: u64| start + Duration::from_secs(seconds);
         let mut outage = Outage::default();
-        for (seconds, probed, lost) in [
+        for (seconds, probed, since) in [
             (0, Ok(()), None),
             (15, Err(Code::StorageFull), None),
             (90, Err(Code::StoreReadOnly), None),
-            (100, Err(Code::StoreUnavailable), None),
-            (129, Err(Code::CommitOutcomeUnknown), None),
+            (100, Err(Code::StoreUnavailable), Some(100)),
+            (129, Err(Code::CommitOutcomeUnknown), Some(100)),
             (130, Ok(()), None),
-            (131, Err(Code::StoreUnavailable), None),
-            (160, Err(Code::StoreUnavailable), None),
-            (161, Err(Code::CommitOutcomeUnknown), Some(Code::CommitOutcomeUnknown)),
+            (131, Err(Code::StoreUnavailable), Some(131)),
+            (160, Err(Code::StorageFull), None),
+            (161, Err(Code::CommitOutcomeUnknown), Some(161)),
         ] {
-            assert_eq!(outage.hear(probed, at(seconds)), lost, "after {seconds} s");
+            let heard = outage.hear(probed, at(seconds));
+            let expected = since.zip(probed.err()).map(|(since, code)| (at(since), code));
+            assert_eq!(heard, expected, "after {seconds} s");
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_store_that_fails_is_lost_in_time_and_the_process_says_so() {
-        let store = Arc::new(FaultyStore::new(Arc::new(MemoryStore::new())));
-        (1..=100).for_each(|nth| store.fail(Call::Probe, nth, Fault::Unavailable));
-        let server = TestServer::with(TestServer::builder(TestServer::config()).store(Arc::clone(&store) as _)).await;
-        let begun = Instant::now();
-        let code = store_lost(server.server().state()).await;
-        assert_eq!(code, Code::StoreUnavailable);
-        let took = begun.elapsed();
-        assert!((LOST..=WATCH + LOST + 2 * FRESH).contains(&took), "{took:?}");
-        assert_eq!(crate::ServeError::StoreLost { code }.exit_code(), 70);
+        for (seconds, first) in [(None, WATCH), (Some(4), Duration::from_secs(2))] {
+            let store = Arc::new(FaultyStore::new(Arc::new(MemoryStore::new())));
+            (1..=100).for_each(|nth| store.fail(Call::Probe, nth, Fault::Unavailable));
+            let mut config = TestServer::config();
+            let lost = seconds.map_or(config.store.lost_seconds.0, Duration::from_secs);
+            config.store.lost_seconds.0 = lost;
+            let server = TestServer::with(TestServer::builder(config).store(Arc::clone(&store) as _)).await;
+            let begun = Instant::now();
+            let code = store_lost(server.server().state()).await;
+            assert_eq!(code, Code::StoreUnavailable);
+            let took = begun.elapsed();
+            assert!((first + lost..=first + lost + 2 * FRESH).contains(&took), "{took:?}");
+            assert_eq!(crate::ServeError::StoreLost { code, after: lost }.exit_code(), 70);
+        }
     }
 }

@@ -107,11 +107,13 @@ pub enum ServeError {
     /// Nothing can be counted: a bug.
     #[error("{0}")]
     Metrics(Problem),
-    /// The store could not be written for half a minute.
-    #[error("store_lost: the store did not take a commit for {} s ({code}); start again when it is back", health::LOST.as_secs())]
+    /// The store could not be written for longer than the configuration allows.
+    #[error("store_lost: the store did not take a commit for {} s ({code}); start again when it is back", after.as_secs_f64())]
     StoreLost {
         /// What it answered last.
         code: Code,
+        /// How long that is.
+        after: Duration,
     },
     /// A second signal came before the server had ended in good order. Nothing accepted is lost.
     #[error("interrupted: a second signal ended the server at once; accepted work resumes at the next start")]
@@ -511,7 +513,7 @@ pub async fn serve(mut config: Config, ready: impl FnOnce(SocketAddr)) -> Result
     let lost = until_told(&server, &mut signals).await;
     supervised(&[sd_notify::NotifyState::Stopping]);
     if let Some(code) = lost {
-        return Err(ServeError::StoreLost { code });
+        return Err(ServeError::StoreLost { code, after: server.state().config().store.lost_seconds.0 });
     }
     tracing::info!("shutting down");
     let shutdown = server.shutdown();

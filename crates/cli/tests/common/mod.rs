@@ -8,6 +8,7 @@ use std::{
     net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
+    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
@@ -104,6 +105,8 @@ pub(crate) fn free_address() -> String {
 #[derive(Debug)]
 pub(crate) struct Served {
     child: Child,
+    /// What it says on standard error, once it has ended.
+    log: Option<JoinHandle<std::io::Result<String>>>,
     pub(crate) url: String,
     dir: PathBuf,
     /// How long it took until it was ready.
@@ -137,7 +140,7 @@ impl Served {
         let Some(url) = line.trim_end().strip_prefix("listening on ") else {
             panic!("the server ended before it was ready: {:?}", log.join());
         };
-        Served { child, url: url.to_owned(), dir: dir.to_owned(), ready_after }
+        Served { child, log: Some(log), url: url.to_owned(), dir: dir.to_owned(), ready_after }
     }
 
     /// A command that talks to this server.
@@ -173,6 +176,13 @@ impl Served {
     /// Waits for its end, and says with which code it did.
     pub(crate) fn ended(mut self) -> Option<i32> {
         self.child.wait().expect("it is ours").code()
+    }
+
+    /// Waits for its end, and says with which code it did and what its log says.
+    pub(crate) fn ended_with_log(mut self) -> (Option<i32>, String) {
+        let code = self.child.wait().expect("it is ours").code();
+        let log = self.log.take().expect("taken once").join().expect("no panic").expect("text");
+        (code, log)
     }
 
     /// Asks it to end, and says with which code it did.
