@@ -28,6 +28,7 @@ use std::{
     time::Duration,
 };
 use tokio::time::{Instant, timeout, timeout_at};
+use windlass_core::TraceContext;
 
 /// The first pause before a request is repeated; doubled each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
@@ -73,18 +74,19 @@ impl Model {
     }
 
     /// Asks until there is an answer, or no use in asking again. `heard` gets the answer piece by piece;
-    /// [`Piece::Again`] says that what it got so far is void.
+    /// [`Piece::Again`] says that what it got so far is void. Whoever serves the model can continue `trace`.
     ///
     /// Cancel-safe in this sense: a dropped call closes its connection.
     pub(crate) async fn ask(
         &self,
         question: &Question<'_>,
+        trace: Option<TraceContext>,
         heard: &mut (dyn FnMut(Piece<'_>) + Send),
     ) -> Result<Answer, ModelError> {
         let body = Bytes::from(self.dialect.body(question));
         let mut pause = FIRST_PAUSE;
         for tries in 0.. {
-            let tried = timeout(self.limits.answer(), self.ask_once(body.clone(), heard)).await;
+            let tried = timeout(self.limits.answer(), self.ask_once(body.clone(), trace, heard)).await;
             let error = match tried {
                 Ok(Ok(answer)) => return Ok(answer),
                 Ok(Err(mut error)) => {
@@ -110,8 +112,18 @@ impl Model {
         unreachable!("the loop counts its tries")
     }
 
-    async fn ask_once(&self, body: Bytes, heard: &mut (dyn FnMut(Piece<'_>) + Send)) -> Result<Answer, ModelError> {
-        let request = self.http.post(self.url.clone()).headers(self.headers.clone()).body(body);
+    async fn ask_once(
+        &self,
+        body: Bytes,
+        trace: Option<TraceContext>,
+        heard: &mut (dyn FnMut(Piece<'_>) + Send),
+    ) -> Result<Answer, ModelError> {
+        let mut request = self.http.post(self.url.clone()).body(body);
+        if let Some(trace) = trace {
+            request = request.header("traceparent", trace.to_string());
+        }
+        // What the configuration says wins.
+        let request = request.headers(self.headers.clone());
         let response = match timeout(self.limits.idle(), request.send()).await {
             Ok(Ok(response)) => response,
             Ok(Err(error)) => return Err(ModelError::retryable("provider_unreachable", chain(&error))),

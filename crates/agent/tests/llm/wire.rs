@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 use tokio::sync::Notify;
 use windlass_agent::llm::{CallLimits, LlmConfig, LlmDeps};
-use windlass_core::AbandonReason;
+use windlass_core::{AbandonReason, Input, InputId, Timestamp, TraceContext};
 use windlass_runtime::CompletionOutcome;
 
 /// Says something and returns the answer, or what went wrong.
@@ -36,6 +36,27 @@ fn drop_frames(script: Script, keep: impl Fn(&str) -> bool) -> Script {
         _ => String::new(),
     };
     Script { frames: script.frames.into_iter().filter(|frame| keep(&text(frame))).collect(), ..script }
+}
+
+#[tokio::test]
+async fn a_provider_can_continue_the_trace_of_the_input_and_is_told_of_none_that_is_not_there() {
+    for speaks in BOTH {
+        let provider = Provider::answering(move |_, _| speaks.says(&["Hello."])).await;
+        let bench = Bench::new(&config(speaks, &provider)).await;
+        let trace = TraceContext::new([7; 16], [8; 8], true).expect("ids");
+        let id = InputId::from_uuid(uuid::Uuid::from_u128(1));
+        bench.give(Input::prompt(id, Timestamp::ZERO, "hello").traced(trace)).await.wait().await;
+        bench.hear("hello").await;
+        let told: Vec<Option<String>> = provider
+            .asked()
+            .iter()
+            .map(|asked| asked.headers.get("traceparent").map(|told| told.to_str().expect("text").to_owned()))
+            .collect();
+        let [Some(told), None] = &told[..] else { panic!("{told:?}") };
+        let told: TraceContext = told.parse().expect("a trace");
+        // The attempt is a span of its own.
+        assert_eq!((told.trace_id(), told.span_id() == trace.span_id()), (trace.trace_id(), false));
+    }
 }
 
 #[tokio::test]

@@ -73,7 +73,7 @@ impl Talk<'_> {
         };
         let turn = self.turn;
         let mut live = |piece: Piece<'_>| show(turn, &Live::of(piece));
-        alive(self.turn, model.ask(&question, &mut live)).await
+        alive(self.turn, model.ask(&question, turn.trace(), &mut live)).await
     }
 
     /// Replaces all but the last messages by a summary. False if there is nothing to replace, or no summary.
@@ -123,7 +123,7 @@ impl Talk<'_> {
                 params: &config.params,
                 pictures: &HashMap::new(),
             };
-            match alive(self.turn, model.ask(&question, &mut |_| ())).await {
+            match alive(self.turn, model.ask(&question, self.turn.trace(), &mut |_| ())).await {
                 Err(error) if error.class == Class::Overflow && limit > SUMMARISED_AT_LEAST => limit /= 2,
                 answer => return answer,
             }
