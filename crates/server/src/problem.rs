@@ -70,7 +70,6 @@ codes! {
     TokenRevoked = "token_revoked", 401, "The token was revoked";
     ForbiddenScope = "forbidden_scope", 403, "The token does not allow this";
     OriginNotAllowed = "origin_not_allowed", 403, "Pages of this origin may not call the server";
-    CsrfRequired = "csrf_required", 403, "The request may have been forged by another page";
     HostNotAllowed = "host_not_allowed", 421, "The server does not answer under this host name";
     NotFound = "not_found", 404, "There is no such thing";
     Gone = "gone", 410, "It was there, and is no more";
@@ -97,7 +96,6 @@ codes! {
     RequestTimeout = "request_timeout", 408, "The body took too long to arrive", retryable;
     IdempotencyKeyInvalid = "idempotency_key_invalid", 400, "The idempotency key is not well formed";
     IdempotencyKeyReused = "idempotency_key_reused", 422, "The idempotency key was used for something else";
-    IdempotencyInFlight = "idempotency_in_flight", 409, "The first request with this key is not answered yet", retryable;
     InputIdReused = "input_id_reused", 409, "The input id was used for something else";
     DurabilityViolation = "durability_violation", 422, "The durability does not fit the kind of input";
     HandlingModeInvalid = "handling_mode_invalid", 422, "The handling mode does not fit the kind of input";
@@ -112,12 +110,9 @@ codes! {
     SessionStateConflict = "session_state_conflict", 409, "The state of the session does not allow this";
     SettingsConflict = "settings_conflict", 409, "It exists with other settings";
     PreconditionFailed = "precondition_failed", 412, "It has changed since it was read";
-    AlreadyAttached = "already_attached", 409, "There is one already";
     StaleEpoch = "stale_epoch", 409, "Somebody else owns it by now", retryable;
     RunClosed = "run_closed", 409, "The run is over";
-    BoundaryOutOfOrder = "boundary_out_of_order", 409, "The boundary is not the next one";
     OperationConflict = "operation_conflict", 409, "The state of the operation does not allow this";
-    UrlNotAllowed = "url_not_allowed", 422, "The server does not call this address";
     BlobHashMismatch = "blob_hash_mismatch", 422, "The bytes do not have the hash that was given";
     BlobMissing = "blob_missing", 422, "A blob that is named is not there";
     BlobCorrupt = "blob_corrupt", 500, "The stored bytes are not what was written";

@@ -77,7 +77,8 @@ impl Jwt {
             Ok(url) if matches!(url.scheme(), "http" | "https") => {
                 let local = matches!(url.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"));
                 if url.scheme() == "http" && !local {
-                    return Err(invalid("keys that come without TLS could be anybody's".to_owned()));
+                    let why = "url_not_allowed: the scheme is \"http\": keys that come without TLS could be anybody's";
+                    return Err(invalid(why.to_owned()));
                 }
                 let client = reqwest::Client::builder().timeout(FETCH).redirect(reqwest::redirect::Policy::none());
                 Source::Url(url, client.build().map_err(|error| invalid(error.to_string()))?)

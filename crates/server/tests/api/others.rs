@@ -269,6 +269,24 @@ async fn the_agents_are_listed_and_tried() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_agent_at_an_address_inside_is_told_of_by_its_code() {
+    let rig = Rig::with(|config| {
+        // A name; an address that is written into the URL is refused with the configuration.
+        let inside = json!({"kind": "http", "url": "https://localhost:8443/"});
+        config.agents.insert("inside".into(), serde_json::from_value(inside).unwrap());
+    })
+    .await;
+    let tried = rig.post("/v1/agents/inside/test", &json!({})).await;
+    assert_eq!((tried.status, &tried.body["ok"]), (200, &json!(false)), "{tried:?}");
+    let detail = tried.body["detail"].as_str().unwrap();
+    assert!(detail.contains("url_not_allowed: localhost is at "), "{detail}");
+    rig.post("/v1/sessions", &json!({"name": "s", "agent": "inside"})).await;
+    let said = rig.say("s", "hello").await;
+    let error = said.body["result"]["error"].as_str().unwrap_or_default();
+    assert!(error.contains("url_not_allowed: localhost is at "), "{said:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn runs_transcript_and_journal_come_page_by_page_and_whole() {
     let rig = Rig::start().await;
     let session = rig.session("s").await;
