@@ -186,8 +186,8 @@ impl Guard {
 
 /// What a page may send, and read.
 const EXPOSED: &str = "ETag, Location, Preference-Applied, Retry-After, Traceresponse, X-Request-Id";
-const TAKEN: &str = "Authorization, Content-Type, Idempotency-Key, If-None-Match, Last-Event-ID, Prefer, Traceparent, \
-                     X-Request-Id";
+const TAKEN: &str = "Authorization, Content-Digest, Content-Type, Idempotency-Key, If-Match, If-None-Match, Last-Event-ID, \
+                     Prefer, Traceparent, X-Request-Id";
 
 /// Where a request comes from, of the pages of a browser.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,8 +1,10 @@
 //! Does the document say what the routes do?
 
 use crate::Rig;
+use http::Method;
 use serde_json::Value;
 use std::collections::BTreeSet;
+use windlass_server::testing::Answer;
 
 /// Set it to anything to write the document anew: `WINDLASS_WRITE=1 cargo test -p windlass-server --test api openapi`.
 const WRITE: &str = "WINDLASS_WRITE";
@@ -66,6 +68,33 @@ fn every_reference_of_the_document_leads_somewhere() {
     let document = document();
     walk(&document, &document);
     assert_eq!(document["openapi"], "3.1.0");
+}
+
+/// A browser sends no header that a preflight does not allow, and hides every answer's that is not named to it.
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_may_send_and_read_every_header_of_the_document() {
+    let page = "https://console.example";
+    let rig = Rig::with(|config| config.server.allowed_origins = vec![page.into()]).await;
+    let asked = rig.request(Method::OPTIONS, "/v1/sessions").header("origin", page);
+    let preflight = Answer::to(asked.header("access-control-request-method", "POST")).await;
+    let plain = Answer::to(rig.request(Method::GET, "/v1/sessions").header("origin", page)).await;
+    let names = |list: &str| list.split(',').map(|name| name.trim().to_lowercase()).collect::<BTreeSet<_>>();
+    let taken = names(preflight.header("access-control-allow-headers"));
+    let exposed = names(plain.header("access-control-expose-headers"));
+    let document = document();
+    let operations =
+        document["paths"].as_object().unwrap().values().flat_map(|item| item.as_object().unwrap().values());
+    for operation in operations {
+        for parameter in operation["parameters"].as_array().into_iter().flatten().filter(|of| of["in"] == "header") {
+            let name = parameter["name"].as_str().unwrap().to_lowercase();
+            assert!(taken.contains(&name), "{}: {name}", operation["operationId"]);
+        }
+        for answer in operation["responses"].as_object().unwrap().values() {
+            for name in answer["headers"].as_object().into_iter().flat_map(serde_json::Map::keys) {
+                assert!(exposed.contains(&name.to_lowercase()), "{}: {name}", operation["operationId"]);
+            }
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
