@@ -245,14 +245,17 @@ fn of_kind<T: DeserializeOwned>(fields: Map<String, Value>) -> Result<T, Problem
     shape::read(&Value::Object(fields))
 }
 
-/// The tags of blocks are words: inside of a tagged union serde would take the number of a variant for its name.
+/// The tags of unions are words: serde would take the number of a variant for its name.
 fn tags(fields: &Map<String, Value>) -> Result<(), Problem> {
+    let word = |tag: Option<&Value>, pointer: String| match tag {
+        Some(tag) if !tag.is_string() => Err(Problem::at(Code::SchemaViolation, pointer, "a string is wanted")),
+        _ => Ok(()),
+    };
+    word(fields.get("convention").and_then(|convention| convention.get("type")), "/convention/type".to_owned())?;
     let blocks = fields.get("blocks").and_then(Value::as_array).into_iter().flatten();
     for (at, block) in blocks.enumerate() {
         for place in ["/type", "/source/source_type"] {
-            if block.pointer(place).is_some_and(|tag| !tag.is_string()) {
-                return Err(Problem::at(Code::SchemaViolation, format!("/blocks/{at}{place}"), "a string is wanted"));
-            }
+            word(block.pointer(place), format!("/blocks/{at}{place}"))?;
         }
     }
     Ok(())

@@ -149,6 +149,12 @@ async fn what_is_not_well_formed_is_refused_with_its_place_and_stores_nothing() 
             "schema_violation",
             "/blocks/0/source/source_type",
         ),
+        (
+            json!({"kind": "peer", "peer_id": "ada", "body": "hi", "convention": {"type": 0}}),
+            422,
+            "schema_violation",
+            "/convention/type",
+        ),
         (json!({"kind": "prompt", "text": 1}), 422, "schema_violation", "/text"),
         // S 15
         (json!({"kind": "prompt", "text": "x", "source": {"type": "system"}}), 422, "reserved_metadata", "/source"),
