@@ -95,9 +95,11 @@ impl FeedHub {
         self.completed.subscribe()
     }
 
-    pub(crate) fn progress(&self, run: RunId, delta: JsonText) {
-        // An error says that nobody follows, which is what progress is for.
-        drop(self.progress.send(Progress { run, delta }));
+    pub(crate) fn progress(&self, run: RunId, delta: impl FnOnce() -> JsonText) {
+        if self.progress.receiver_count() > 0 {
+            // An error says that nobody follows any more, which is what progress is for.
+            drop(self.progress.send(Progress { run, delta: delta() }));
+        }
     }
 }
 
@@ -107,6 +109,8 @@ pub struct Feed {
     store: Arc<StoreRef>,
     after: Seq,
     page: std::vec::IntoIter<Arc<Entry>>,
+    /// Whether the store may have more than was read. Live progress, which comes often, is no reason to ask it.
+    behind: bool,
     reached: watch::Receiver<Reached>,
     progress: broadcast::Receiver<Progress>,
     // Last, so that the session is known for as long as it is followed, and looked at when it no longer is.
@@ -128,6 +132,7 @@ impl Feed {
             store: Arc::new(StoreRef(store)),
             after,
             page: Vec::new().into_iter(),
+            behind: true,
             reached: hub.reached.subscribe(),
             progress: hub.progress.subscribe(),
             session,
@@ -152,15 +157,20 @@ impl Feed {
                 self.after = entry.seq;
                 return Ok(FeedItem::Entry(entry));
             }
-            // Seen before it is read, so that no commit can fall between the read and the wait.
-            let ended = self.reached.borrow_and_update().ended;
-            let page = self.store.0.read(self.session.id(), self.after, PAGE).await?;
-            if !page.is_empty() {
-                self.page = page.into_iter();
-                continue;
-            }
-            if ended {
-                return Ok(FeedItem::Ended);
+            // An error says that nothing more is told; it cannot be while the session is known.
+            self.behind |= self.reached.has_changed().unwrap_or(true);
+            if self.behind {
+                // Seen before it is read, so that no commit can fall between the read and the wait.
+                let ended = self.reached.borrow_and_update().ended;
+                let page = self.store.0.read(self.session.id(), self.after, PAGE).await?;
+                if !page.is_empty() {
+                    self.page = page.into_iter();
+                    continue;
+                }
+                if ended {
+                    return Ok(FeedItem::Ended);
+                }
+                self.behind = false;
             }
             tokio::select! {
                 biased;
@@ -169,7 +179,10 @@ impl Feed {
                     Err(broadcast::error::RecvError::Lagged(missed)) => return Ok(FeedItem::ProgressMissed(missed)),
                     Err(broadcast::error::RecvError::Closed) => unreachable!("the session is known while it is followed"),
                 },
-                changed = self.reached.changed() => changed.expect("the session is known while it is followed"),
+                changed = self.reached.changed() => {
+                    changed.expect("the session is known while it is followed");
+                    self.behind = true;
+                }
             }
         }
     }

@@ -181,6 +181,11 @@ impl Turn {
 
     /// Shows something to those who watch now. Not recorded; dropped where nobody keeps up; never blocks.
     pub fn progress(&self, delta: JsonText) {
+        self.progress_with(|| delta);
+    }
+
+    /// The same; what is shown is made only if somebody watches.
+    pub fn progress_with(&self, delta: impl FnOnce() -> JsonText) {
         self.inner.pulse.beat();
         if let Some(hub) = self.inner.session.followed() {
             hub.progress(self.run(), delta);

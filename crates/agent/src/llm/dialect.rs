@@ -186,6 +186,9 @@ pub(crate) fn picture<'a>(block: &'a ContentBlock, pictures: &'a HashMap<BlobId,
     }
 }
 
+/// The room that a body has at first, in bytes; it grows.
+const BODY: usize = 2 << 10;
+
 /// A request's body, written member by member: conversations are long, and nothing of them is copied first.
 pub(crate) struct Body<'q> {
     json: Vec<u8>,
@@ -195,7 +198,9 @@ pub(crate) struct Body<'q> {
 impl<'q> Body<'q> {
     /// One that gets these members too; they replace ours.
     pub(crate) fn with_params(params: &'q Map<String, Value>) -> Body<'q> {
-        Body { json: vec![b'{'], params }
+        let mut json = Vec::with_capacity(BODY);
+        json.push(b'{');
+        Body { json, params }
     }
 
     pub(crate) fn add(&mut self, name: &str, value: impl Serialize) {

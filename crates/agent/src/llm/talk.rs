@@ -369,7 +369,7 @@ impl<'a> Live<'a> {
 }
 
 fn show(turn: &Turn, live: &Live<'_>) {
-    turn.progress(JsonText::encode(live).expect("words are always JSON"));
+    turn.progress_with(|| JsonText::encode(live).expect("words are always JSON"));
 }
 
 fn millis(began: Instant) -> u64 {
