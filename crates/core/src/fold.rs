@@ -292,7 +292,7 @@ impl Session {
                 Ok(())
             }
             RunEnd::Failed { retry_at: Some(at), exhausted, .. } => {
-                let several = run.members.len() > 1;
+                let (several, leader) = (run.members.len() > 1, self.leader(&run));
                 run.uncovered().try_for_each(|id| {
                     if exhausted.contains(&id) {
                         return self.settle(id, outcome(false)?, ends);
@@ -300,7 +300,7 @@ impl Session {
                     self.give_back(id, |open| {
                         open.not_before = Some(*at);
                         open.alone |= several;
-                        open.run = (!several).then_some(run.id);
+                        open.run = (leader == Some(id)).then_some(run.id);
                     })
                 })
             }
@@ -334,6 +334,17 @@ impl Session {
     /// Whether an input only goes along with one whose caller runs it itself, and so does not share its fate.
     fn is_callers_company(&self, run: &Run, id: InputId) -> bool {
         run.pinned && self.open.get(&id).is_some_and(|open| !open.accepted.pinned)
+    }
+
+    /// The input that a run is for: its only one, or the only one that others went along with. Tried again, it goes on
+    /// under the run's id, so that what it does outside has the same keys.
+    fn leader(&self, run: &Run) -> Option<InputId> {
+        if let [only] = run.members[..] {
+            return Some(only.id);
+        }
+        let leads = |id: &InputId| self.open.get(id).is_some_and(|open| open.home() != Some(Lane::Aside));
+        let mut leaders = run.members.iter().map(|member| member.id).filter(leads);
+        leaders.next().filter(|_| leaders.next().is_none())
     }
 
     fn suspend(&mut self, mut run: Box<Run>, until: Timestamp) {

@@ -393,7 +393,7 @@ pub enum RunEnd {
         terminal: Terminal,
     },
     /// It failed. With receipts: suspended until `retry_at`, or over. Without: each input is tried again, alone if
-    /// there were several, or is abandoned.
+    /// there were several, or is abandoned. One that only passive inputs went along with keeps the run's id.
     Failed {
         /// What went wrong.
         error: Arc<str>,

@@ -692,6 +692,8 @@ impl Model {
             return;
         }
         let most = run.members.iter().map(|(id, _)| self.item(*id).tries).max().unwrap();
+        let leads = |id: &&InputId| home(self.item(**id).decision.deliver) != Some(Lane::Aside);
+        let leaders: Vec<InputId> = run.members.iter().map(|(id, _)| id).filter(leads).copied().collect();
         for (id, _) in &run.members {
             let used_up = spent(self, *id);
             match retry_at {
@@ -700,7 +702,7 @@ impl Model {
                     let item = self.item_mut(*id);
                     item.not_before = Some(at);
                     item.alone |= several;
-                    item.run = (!several).then_some(run.id);
+                    item.run = (!several || leaders == [*id]).then_some(run.id);
                 }
                 None if !retryable => self.end(*id, &format!("abandoned failed {error:?}")),
                 _ => self.end(*id, &format!("abandoned max_attempts_exhausted attempts={most} {error:?}")),
