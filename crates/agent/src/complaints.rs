@@ -2,7 +2,7 @@
 //!
 //! It is logged line by line up to a limit, shown as progress, and its end is quoted in errors.
 
-use crate::secrets::hidden;
+use crate::secrets::given::hidden;
 use secrecy::SecretString;
 use serde::Serialize;
 use std::time::Duration;

@@ -6,7 +6,7 @@
 //! - [`HttpExecutor`] posts runs to an endpoint.
 //! - [`service::ServiceExecutor`] drives whatever keeps conversations.
 //!
-//! Programs that they start run in a [`sandbox`]. Keys that somebody quotes are kept out of logs by [`known`].
+//! Programs that they start run in a [`sandbox`]. Keys that somebody quotes are kept out of logs by [`secrets`].
 //!
 //! [`config::Agents`] gives sessions theirs by name, as a configuration file declares them.
 
@@ -23,7 +23,6 @@ mod exchange;
 mod factory;
 mod http;
 mod jobs;
-pub mod known;
 pub mod ledger;
 pub mod llm;
 #[cfg(feature = "mcp")]
@@ -31,7 +30,7 @@ pub mod mcp;
 pub mod process;
 mod program;
 pub mod sandbox;
-mod secrets;
+pub mod secrets;
 pub mod service;
 pub mod tools;
 pub mod transcript;

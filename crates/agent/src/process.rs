@@ -34,7 +34,7 @@ use crate::{
     complaints::Complaints,
     exchange::{Answer, Minutes, protocol_error, told},
     program::{Finished, Program, ProgramError, run},
-    secrets::hidden_in,
+    secrets::given::hidden_in,
 };
 use async_trait::async_trait;
 use serde_json::Value;

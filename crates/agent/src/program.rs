@@ -6,7 +6,7 @@
 
 use crate::{
     sandbox::{Profile, Sandbox, SandboxError},
-    secrets::cut_off,
+    secrets::given::cut_off,
 };
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use secrecy::{ExposeSecret, SecretString};

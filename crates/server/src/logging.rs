@@ -3,7 +3,7 @@
 //! JSON lines where standard error is no terminal. No body, no token and no query is ever a field of an event of ours;
 //! the crates below, which would show headers when asked for details, are kept to warnings. What others quote (a
 //! provider its caller's key, a program its environment, a panic its arguments) is hidden in every line on its way out:
-//! see [`windlass_agent::known`].
+//! see [`windlass_agent::secrets`].
 
 use crate::config::{ConfigError, LogFormat, TelemetryConfig};
 use std::{
@@ -13,7 +13,7 @@ use std::{
 };
 use tracing::Subscriber;
 use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
-use windlass_agent::known;
+use windlass_agent::secrets;
 
 /// The crates that see bytes of requests: whatever is asked for, they log no details.
 const QUIET: [&str; 6] = ["h2=warn", "hyper=warn", "hyper_util=warn", "reqwest=warn", "rustls=warn", "tower=warn"];
@@ -97,7 +97,7 @@ impl<'a, W: MakeWriter<'a>> MakeWriter<'a> for Discreet<W> {
 
 impl<W: Write> Write for Discreet<W> {
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
-        self.0.write_all(known::hidden(&String::from_utf8_lossy(event)).as_bytes())?;
+        self.0.write_all(secrets::hidden(&String::from_utf8_lossy(event)).as_bytes())?;
         Ok(event.len())
     }
 

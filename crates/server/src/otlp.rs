@@ -22,7 +22,7 @@ use opentelemetry_sdk::{
 };
 use std::time::{Duration, SystemTime};
 use tokio::runtime::Handle;
-use windlass_agent::known;
+use windlass_agent::secrets;
 use windlass_core::{Timestamp, TraceContext};
 use windlass_runtime::{Clock as _, Span, SpanPart, SystemClock, Tracer};
 
@@ -52,7 +52,7 @@ impl Otlp {
         }
         for header in variable("HEADERS").iter().flat_map(|headers| headers.split(',')) {
             if let Some((_, value)) = header.split_once('=') {
-                known::know(&value.trim().into());
+                secrets::know(&value.trim().into());
             }
         }
         let millis = variable("TIMEOUT").and_then(|millis| millis.parse().ok());

@@ -59,7 +59,7 @@ async fn a_log_in_every_detail_holds_no_token_no_query_no_header_and_no_body() {
 #[test]
 fn what_is_quoted_by_an_error_a_url_or_a_panic_is_hidden_in_both_forms() {
     const KEY: &str = "a-key\"with-marks";
-    windlass_agent::known::know(&KEY.into());
+    windlass_agent::secrets::know(&KEY.into());
     for form in [Form::Json, Form::Text { color: false }] {
         let kept = Kept::default();
         let subscriber = logging::subscriber("info", form, {

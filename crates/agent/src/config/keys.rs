@@ -1,6 +1,6 @@
 //! Where do keys come from? Never from the configuration file itself.
 
-use crate::known;
+use crate::secrets::know;
 use secrecy::SecretString;
 use std::{env, ffi::OsString, fs, path::Path};
 
@@ -34,7 +34,7 @@ pub(crate) fn content(path: &Path) -> Result<SecretString, String> {
 /// From here on it is in no line of the log.
 fn secret(text: String) -> SecretString {
     let secret = SecretString::from(text);
-    known::know(&secret);
+    know(&secret);
     secret
 }
 

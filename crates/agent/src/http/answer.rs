@@ -5,7 +5,7 @@ use crate::{
     egress::Egress,
     exchange::{Answer, Minutes, Refusal, excerpt, part, protocol_error},
     llm::failure::retry_after,
-    secrets::cut_off,
+    secrets::given::cut_off,
 };
 use futures_util::{Stream, StreamExt};
 use reqwest::{Response, StatusCode, header::CONTENT_TYPE};

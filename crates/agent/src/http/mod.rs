@@ -32,7 +32,7 @@ use crate::{
     alive::alive,
     egress::{Egress, UrlNotAllowed},
     exchange::{Minutes, listed, told},
-    secrets::hidden_in,
+    secrets::given::hidden_in,
 };
 use answer::{accepted, read, silent, unreachable_endpoint};
 use async_trait::async_trait;

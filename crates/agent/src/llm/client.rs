@@ -7,7 +7,7 @@ use super::{
     failure::{Class, ModelError, page},
     openai::{self, OpenAi},
 };
-use crate::secrets::hidden;
+use crate::secrets::given::hidden;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, TryStreamExt, stream};
 use reqwest::{

@@ -236,7 +236,7 @@ mod tests {
         for before in EXCERPT - key.len()..EXCERPT {
             let page = format!("{}{key} is wrong", "x".repeat(before));
             let error = ModelError::of_status(StatusCode::UNAUTHORIZED, &HeaderMap::new(), &page);
-            let detail = crate::secrets::hidden(&error.detail, &[key.into()]);
+            let detail = crate::secrets::given::hidden(&error.detail, &[key.into()]);
             assert!(!detail.contains("sk-s"), "{before}: {detail}");
             assert!(
                 detail.contains("xx***…") || detail.ends_with("…") && !detail.contains("***"),

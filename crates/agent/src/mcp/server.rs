@@ -8,7 +8,7 @@ use crate::{
     egress::{Egress, EgressRules},
     program::{Group, Lines},
     sandbox::Profile,
-    secrets::hidden,
+    secrets::given::hidden,
     tools::Tool,
 };
 use reqwest::Url;

@@ -14,7 +14,7 @@ use crate::{
     exchange::{Answer, Minutes, Past, listed, protocol_error, told},
     process::ended,
     program::FOR_EVER,
-    secrets::{hidden, hidden_in},
+    secrets::given::{hidden, hidden_in},
 };
 use secrecy::SecretString;
 use std::{

@@ -1,6 +1,6 @@
 //! What is never shown of what others say: the secrets that they were given.
 
-use crate::known;
+use super::known;
 use secrecy::{ExposeSecret, SecretString};
 use windlass_runtime::CoreExecutorError;
 

@@ -65,7 +65,7 @@ fn finder(patterns: &[impl AsRef<[u8]>]) -> Result<AhoCorasick, aho_corasick::Bu
 /// The text without secrets.
 ///
 /// ```
-/// use windlass_agent::known::{hidden, know};
+/// use windlass_agent::secrets::{hidden, know};
 /// know(&"a-key-that-nobody-may-see".into());
 /// assert_eq!(hidden("401: a-key-that-nobody-may-see is wrong"), "401: *** is wrong");
 /// assert_eq!(hidden("GET /hook?token=abc&page=2"), "GET /hook?token=***&page=2");
