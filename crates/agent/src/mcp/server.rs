@@ -21,11 +21,11 @@ use rmcp::{
         streamable_http_client::StreamableHttpClientTransportConfig,
     },
 };
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 use std::{
     collections::HashMap,
-    sync::Arc,
+    sync::{Arc, PoisonError, RwLock},
     time::{Duration, Instant},
 };
 use tokio::sync::Mutex;
@@ -61,6 +61,8 @@ pub struct McpServer {
 struct Inner {
     name: String,
     config: McpConfig,
+    /// What the server was given last, and is not to be quoted with. Older ones are known to the process.
+    secrets: RwLock<Arc<[SecretString]>>,
     /// Held while a connection is made, so that many calls make one.
     connection: Mutex<Link>,
 }
@@ -91,7 +93,8 @@ impl Connection {
 impl McpServer {
     /// A server under a name of yours. Nothing is started yet.
     pub fn new(name: impl Into<String>, config: McpConfig) -> McpServer {
-        McpServer { inner: Arc::new(Inner { name: name.into(), config, connection: Mutex::default() }) }
+        let (secrets, connection) = (RwLock::new(Arc::default()), Mutex::default());
+        McpServer { inner: Arc::new(Inner { name: name.into(), config, secrets, connection }) }
     }
 
     /// Its tools, as it offers them now.
@@ -102,7 +105,7 @@ impl McpServer {
         let (_, offers) = self.live().await?;
         let wanted = &self.inner.config.tools;
         if let Some(missing) = wanted.iter().find(|name| !offers.contains_key(*name)) {
-            return Err(self.unavailable(format!("it offers no tool {missing:?}; correct the setting tools")));
+            return Err(self.unavailable(&format!("it offers no tool {missing:?}; correct the setting tools")));
         }
         let mut names: Vec<&String> = offers.keys().collect();
         names.sort();
@@ -112,11 +115,13 @@ impl McpServer {
         {
             match McpTool::new(self.clone(), &self.inner.name, offer, &self.inner.config) {
                 Ok(tool) if tools.contains_key(tool.name()) => {
-                    tracing::warn!(server = self.inner.name, tool = %offer.name, "left out: another tool has this name");
+                    let tool = self.discreet(&offer.name);
+                    tracing::warn!(server = self.inner.name, tool, "left out: another tool has this name");
                 }
                 Ok(tool) => drop(tools.insert(tool.name().to_owned(), Arc::new(tool))),
                 Err(problem) => {
-                    tracing::warn!(server = self.inner.name, tool = %offer.name, problem, "tool left out");
+                    let (tool, problem) = (self.discreet(&offer.name), self.discreet(&problem));
+                    tracing::warn!(server = self.inner.name, tool, problem, "tool left out");
                 }
             }
         }
@@ -131,7 +136,7 @@ impl McpServer {
             Ok(live) => live,
             Err(error) => match error.try_into_panic() {
                 Ok(panic) => std::panic::resume_unwind(panic),
-                Err(_) => Err(self.unavailable("this process ends".into())),
+                Err(_) => Err(self.unavailable("this process ends")),
             },
         }
     }
@@ -150,7 +155,7 @@ impl McpServer {
         }
         if link.live.is_none() {
             if link.failed.is_some_and(|failed| failed.elapsed() < PAUSE) {
-                return Err(self.unavailable("it could not be started a moment ago".into()));
+                return Err(self.unavailable("it could not be started a moment ago"));
             }
             let connected = tokio::time::timeout(STARTING, self.connect()).await;
             let connected = connected.unwrap_or_else(|_| Err(format!("it did not start within {STARTING:?}")));
@@ -158,7 +163,7 @@ impl McpServer {
                 Ok(connection) => *link = Link { live: Some(connection), failed: None },
                 Err(problem) => {
                     link.failed = Some(Instant::now());
-                    return Err(self.unavailable(problem));
+                    return Err(self.unavailable(&problem));
                 }
             }
         }
@@ -166,8 +171,21 @@ impl McpServer {
         Ok((connection.service.peer().clone(), Arc::clone(&connection.offers)))
     }
 
-    fn unavailable(&self, problem: String) -> McpUnavailable {
-        McpUnavailable { server: self.inner.name.clone(), problem }
+    /// What goes wrong with a server is told in its own words, which may quote what it was given.
+    fn unavailable(&self, problem: &str) -> McpUnavailable {
+        McpUnavailable { server: self.inner.name.clone(), problem: self.discreet(problem) }
+    }
+
+    /// A text without what the server was given in secret.
+    pub(super) fn discreet(&self, text: &str) -> String {
+        // It holds one pointer, which is whole whoever panics.
+        let secrets = Arc::clone(&self.inner.secrets.read().unwrap_or_else(PoisonError::into_inner));
+        hidden(text, &secrets)
+    }
+
+    /// From here on it is hidden in what the server says.
+    fn give(&self, secrets: Vec<SecretString>) {
+        *self.inner.secrets.write().unwrap_or_else(PoisonError::into_inner) = secrets.into();
     }
 
     async fn connect(&self) -> Result<Connection, String> {
@@ -182,6 +200,7 @@ impl McpServer {
     async fn start(&self, config: &McpConfig) -> Result<Connection, String> {
         let mut program = Program::new(&config.command);
         program.secret_env = handed_on(&config.env_from)?;
+        self.give(program.secrets());
         program.env = config.env.iter().map(|(name, value)| (name.into(), value.into())).collect();
         program.dir = config.dir.clone();
         program.sandbox = config.sandbox.or(Profile::None);
@@ -214,6 +233,7 @@ impl McpServer {
             .max_sse_event_size(MESSAGE);
         if let Some(token) = either(config.token_env.as_deref(), config.token_file.as_deref(), "token")? {
             settings = settings.auth_header(token.expose_secret());
+            self.give(vec![token]);
         }
         // Its client judges the address each time that it dials; the URL stays the same.
         let transport = StreamableHttpClientTransport::with_client(egress.client().clone(), settings);

@@ -96,14 +96,23 @@ impl McpTool {
                 None => Some("there is no structured result".into()),
             };
             if let Some(broken) = broken {
-                return Reply::error("mcp_schema_violation", format!("the result is not what was promised: {broken}"));
+                let words = format!("the result is not what was promised: {broken}");
+                return self.error("mcp_schema_violation", &words);
             }
         }
         let mut words = result.content.iter().map(said).collect::<Vec<_>>().join("\n");
         if let (true, Some(value)) = (words.is_empty(), structured) {
             words = value.to_string();
         }
+        if is_error {
+            words = self.server.discreet(&words);
+        }
         Reply::Done { content: shown(words.as_bytes(), RESULT), is_error }
+    }
+
+    /// A failure told in the server's words.
+    fn error(&self, code: &str, words: &str) -> Reply {
+        Reply::error(code, self.server.discreet(words))
     }
 }
 
@@ -154,7 +163,7 @@ impl Tool for McpTool {
             return Ok(match peer.call_tool(request).await {
                 Ok(result) => self.reply(&result),
                 Err(ServiceError::McpError(error)) => {
-                    Reply::error("mcp_error", format!("{} ({})", error.message, error.code.0))
+                    self.error("mcp_error", &format!("{} ({})", error.message, error.code.0))
                 }
                 Err(ServiceError::UnexpectedResponse) => {
                     Reply::error("mcp_protocol_error", "the server answered what is no result")
@@ -168,13 +177,13 @@ impl Tool for McpTool {
                 Err(error) if self.effect == Effect::Once => {
                     let words =
                         format!("{error}; whether the call took effect is not known, look before calling again");
-                    Reply::error("mcp_outcome_unknown", words)
+                    self.error("mcp_outcome_unknown", &words)
                 }
                 Err(_) if !was_lost => {
                     was_lost = true;
                     continue;
                 }
-                Err(error) => Reply::error("mcp_unavailable", error),
+                Err(error) => self.error("mcp_unavailable", &error.to_string()),
             });
         }
     }

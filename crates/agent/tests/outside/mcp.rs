@@ -195,6 +195,78 @@ async fn an_endpoint_that_ends_our_session_is_asked_anew_what_it_offers() {
     }
 }
 
+/// Too short to be hidden by everybody: only who was given it knows it for a secret.
+const TOKEN: &str = "k3yzzz";
+
+/// An endpoint that quotes its caller's token wherever it can.
+async fn quotes(State(ready): State<Arc<AtomicU32>>, headers: HeaderMap, body: Json<Value>) -> Response {
+    let (method, params) = (body["method"].as_str().unwrap_or_default(), &body["params"]);
+    let authorization = headers.get("authorization").and_then(|sent| sent.to_str().ok()).unwrap_or_default();
+    let words = format!("{} is no good", authorization.trim_start_matches("Bearer "));
+    let answer = |name: &str, value: Value| Json(json!({ "jsonrpc": "2.0", "id": body["id"], name: value }));
+    let number = json!({ "type": "object", "properties": { "n": { "type": "integer" } } });
+    let tool = |name: &str| json!({ "name": name, "inputSchema": { "type": "object" }, "outputSchema": number });
+    let text = || json!([{ "type": "text", "text": words }]);
+    match (method, params["name"].as_str().unwrap_or_default()) {
+        ("initialize", _) => answer(
+            "result",
+            json!({
+                "protocolVersion": params["protocolVersion"],
+                "capabilities": { "tools": {} },
+                "serverInfo": { "name": "loud", "version": "1" },
+            }),
+        )
+        .into_response(),
+        ("tools/list", _) if ready.load(Ordering::SeqCst) == 0 => {
+            answer("error", json!({ "code": -32001, "message": words })).into_response()
+        }
+        ("tools/list", _) => {
+            let tools = ["says", "fails", "lies", "breaks"].map(tool);
+            answer("result", json!({ "tools": tools })).into_response()
+        }
+        ("tools/call", "says") => answer("error", json!({ "code": -32000, "message": words })).into_response(),
+        ("tools/call", "fails") => answer("result", json!({ "content": text(), "isError": true })).into_response(),
+        ("tools/call", "lies") => {
+            answer("result", json!({ "content": [], "structuredContent": { "n": words } })).into_response()
+        }
+        ("tools/call", _) => (StatusCode::INTERNAL_SERVER_ERROR, words).into_response(),
+        _ if body["id"].is_null() => StatusCode::ACCEPTED.into_response(),
+        _ => answer("error", json!({ "code": -32601, "message": "unknown method" })).into_response(),
+    }
+}
+
+#[tokio::test]
+async fn what_a_server_says_in_errors_is_told_without_its_token() {
+    let ready = Arc::new(AtomicU32::new(0));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let host = listener.local_addr().expect("bound").to_string();
+    let router = Router::new().route("/mcp", post(quotes)).with_state(Arc::clone(&ready));
+    let _endpoint = AbortOnDropHandle::new(tokio::spawn(async move { axum::serve(listener, router).await }));
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("token");
+    fs::write(&file, TOKEN).expect("it is written");
+    let config = McpConfig {
+        url: Some(format!("http://{host}/mcp")),
+        token_file: Some(file),
+        allow: vec![host.parse().expect("a host")],
+        ..McpConfig::default()
+    };
+    let unready = McpServer::new("loud", config.clone()).tools().await.err().expect("it is not ready").to_string();
+    assert!(unready.contains("*** is no good") && !unready.contains(TOKEN), "{unready}");
+    ready.store(1, Ordering::SeqCst);
+    let tools = McpServer::new("loud", config).tools().await.expect("tools");
+    let tools: Tools = tools.into_iter().map(|tool| (tool.name().to_owned(), tool)).collect();
+    for (name, expected) in [
+        ("says", "mcp_error: *** is no good (-32000)"),
+        ("fails", "*** is no good"),
+        ("lies", "mcp_schema_violation: the result is not what was promised: \"*** is no good\" is not of type"),
+        ("breaks", "mcp_outcome_unknown: "),
+    ] {
+        let (said, failed) = call(&tools[&format!("loud__{name}")], json!({})).await;
+        assert!(said.starts_with(expected) && !said.contains(TOKEN) && failed, "{name}: {said}");
+    }
+}
+
 #[tokio::test]
 async fn a_server_that_starts_slower_than_calls_may_take_is_there_for_a_later_one() {
     if !has("python3") {
