@@ -1,11 +1,12 @@
 //! How does a process give up what the program that it becomes shall not have?
 //!
 //! It is a child of the launcher, which itself stays as it is: without the program's limits, and outside its walls. A
-//! program can therefore neither signal nor trace its launcher from behind them.
+//! program can therefore neither signal nor trace its launcher from behind them. A launcher that is killed all the same,
+//! by whoever may, takes the program with it; what the program has started is then nobody's.
 
 use super::{CONFINED, READY, Sandbox, calls::refuse, files::wall_in, launcher::not_started};
 use rustix::{
-    process::{Resource, Rlimit, getrlimit, nice, setrlimit},
+    process::{Pid, Resource, Rlimit, Signal, getppid, getrlimit, nice, set_parent_process_death_signal, setrlimit},
     thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities, set_no_new_privs},
 };
 use serde::{Deserialize, Serialize};
@@ -26,6 +27,8 @@ const YIELDING: i32 = 10;
 /// any it only puts up the walls and says whether they stand.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Bounds {
+    /// With whom it ends.
+    pub(super) launcher: i32,
     pub(super) sandbox: Sandbox,
     /// The private temporary folder; none: there are no walls.
     pub(super) temporary: Option<PathBuf>,
@@ -53,7 +56,7 @@ pub(super) fn run(mut arguments: impl Iterator<Item = OsString>) -> ! {
 }
 
 fn become_program(bounds: &OsString, argv: &[OsString]) -> Result<Infallible, Box<dyn Error>> {
-    let Bounds { sandbox, temporary } = serde_json::from_slice(bounds.as_encoded_bytes())?;
+    let Bounds { launcher, sandbox, temporary } = serde_json::from_slice(bounds.as_encoded_bytes())?;
     if sandbox.processes.is_some() {
         nice(YIELDING)?;
     }
@@ -62,6 +65,11 @@ fn become_program(bounds: &OsString, argv: &[OsString]) -> Result<Infallible, Bo
         write!(io::stdout(), "{READY}{}", missing.join("; "))?;
         std::process::exit(0);
     };
+    // Kept over `exec`, which gives nobody more rights here. The launcher has one thread, and ends with it.
+    set_parent_process_death_signal(Some(Signal::KILL))?;
+    if getppid().map(Pid::as_raw_pid) != Some(launcher) {
+        return Err("its launcher is gone".into());
+    }
     let error = Command::new(name).args(arguments).exec();
     Err(format!("{}: {error}", name.display()).into())
 }

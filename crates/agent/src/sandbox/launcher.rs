@@ -94,7 +94,7 @@ fn launch(order: &OsString, argv: &[OsString]) -> Result<Infallible, Box<dyn Err
     let processes = sandbox.processes;
     let nothing = File::options().read(true).write(true).open("/dev/null")?;
     let folder = temporary.as_ref().map(|temporary| temporary.0.clone());
-    let mut command = Bounds { sandbox, temporary: folder }.command(argv)?;
+    let mut command = Bounds { launcher: getpid().as_raw_pid(), sandbox, temporary: folder }.command(argv)?;
     let child = Pid::from_child(&command.process_group(0).spawn()?);
     // Whoever waits for the end of what the program says does not wait for us.
     let watched = dup2_stdin(&nothing)

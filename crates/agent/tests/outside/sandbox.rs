@@ -331,6 +331,8 @@ fn what_the_system_cannot_do_is_refused_or_said() {
             assert!(refused.starts_with("sandbox_unavailable: "), "{refused}");
             assert_eq!(check(Sandbox { best_effort: true, ..walls() }), Ok(()));
             assert_eq!(check(Sandbox::default()), Ok(()));
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            assert!(!runtime.block_on(has_walls(dir)), "nothing is started there");
         });
     });
 }
@@ -358,4 +360,24 @@ async fn a_launcher_that_somebody_stops_still_ends() {
     let started = pids(&file).await;
     session.cancel(None, "enough", Disposition::Drop).await.expect("an answer");
     until(|| fs::read_to_string(format!("/proc/{}/stat", started[0])).is_err().then_some(())).await;
+}
+
+#[tokio::test]
+async fn a_launcher_that_is_killed_takes_its_program_with_it() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let has_walls = has_walls(dir.path()).await;
+    for sandbox in [Some(Sandbox::default()), has_walls.then(walls)].into_iter().flatten() {
+        let file = dir.path().join(sandbox.profile().as_str());
+        let script =
+            format!("echo $$ $PPID > '{0}.new'; mv '{0}.new' '{0}'; while :; do sleep 0.01; done", file.display());
+        let program = Program { dir: Some(dir.path().into()), sandbox, ..sh(&script) };
+        let adapter = adapter(Arc::new(ProcessExecutor::new(program)));
+        let session = session(&adapter, 1).await;
+        let _completion = offer(&session, 1, "hello").await;
+        let started = pids(&file).await;
+        let killed =
+            Command::new("/bin/sh").args(["-c", &format!("kill -KILL {}", started[1])]).status().expect("a shell");
+        assert!(killed.success());
+        gone(&started).await;
+    }
 }
