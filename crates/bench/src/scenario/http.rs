@@ -35,6 +35,11 @@ impl ExecutorFactory for Nothing {
 
 /// A server on a new SQLite file, with room for as many connections and streams as a measurement wants.
 pub(super) async fn server(path: &Path) -> anyhow::Result<Server> {
+    serving(path, Arc::new(Nothing)).await
+}
+
+/// The same, with executors from this factory.
+pub(super) async fn serving(path: &Path, executors: Arc<dyn ExecutorFactory>) -> anyhow::Result<Server> {
     crate::floor::sqlite::remove(path)?;
     let mut config = Config::defaults();
     config.server.listen.set_port(0);
@@ -43,7 +48,7 @@ pub(super) async fn server(path: &Path) -> anyhow::Result<Server> {
     config.limits.streams_per_token = 100_000;
     let store = SqliteStore::open(path, SqliteOptions::default())?;
     let agents = Arc::new(Agents::new(config.agents.clone())?);
-    let builder = Server::builder(config, Arc::new(store)).agents(Arc::new(Nothing), agents);
+    let builder = Server::builder(config, Arc::new(store)).agents(executors, agents);
     Ok(builder.start().await?)
 }
 

@@ -8,27 +8,37 @@ use crate::{
     measure::{micros, on_runtime},
     report::{Figure, Target},
     rig::{Rig, Setup},
-    scenario::{PROMPT, median, memory::round_trips, prompt},
+    scenario::{
+        PROMPT,
+        http::{Connection, create, prompt_body, serving},
+        median,
+        memory::round_trips,
+        prompt,
+        sse::follow,
+    },
 };
 use anyhow::Context as _;
+use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, future::try_join_all};
 use sse_stream::SseByteStream;
-use std::{pin::pin, sync::Arc};
+use std::{path::Path, pin::pin, sync::Arc};
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _, BufReader},
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::{TcpListener, TcpStream},
     sync::watch,
 };
 use uuid::Uuid;
 use windlass_agent::llm::{DialectName, LlmAgent, LlmConfig, LlmDeps};
 use windlass_core::{Seq, SessionId};
-use windlass_runtime::{CompletionOutcome, FeedItem, SessionHandle};
+use windlass_runtime::{CompletionOutcome, CoreExecutor, CoreExecutorError, ExecutorFactory, FeedItem, SessionHandle};
 
-/// Per chunk of a long answer, with somebody who watches it come.
+/// Per chunk of a long answer, with somebody who watches it come: over HTTP, and in the same process.
 pub(super) fn llm_chunk(bench: &Bench) -> anyhow::Result<Vec<Figure>> {
     let n = bench.size(20_000, 4_000);
-    let [floor, chunk] = bench.samples(|| {
+    let path = bench.dir.join("llm_chunk.db");
+    let [floor, chunk, streamed, missed] = bench.samples(|| {
+        let path = path.clone();
         on_runtime(async move {
             let provider = Provider::start(n).await?;
             let client = reqwest::Client::new();
@@ -53,14 +63,72 @@ pub(super) fn llm_chunk(bench: &Bench) -> anyhow::Result<Vec<Figure>> {
             let (took, said) = micros(turn(&session)).await;
             anyhow::ensure!(said?.len() == n * WORD.len(), "every chunk is in the answer");
             watching.await??;
-            Ok([floor / n as f64, took / n as f64])
+            let (streamed, missed) = streamed(&path, &provider, n).await?;
+            Ok([floor / n as f64, took / n as f64, streamed / n as f64, missed as f64])
         })
     })?;
     Ok(vec![
+        Figure::new(
+            "llm_chunk",
+            "sqlite",
+            format!("per chunk of {n}, to an SSE client of the server"),
+            "us",
+            &streamed,
+        )
+        .against("bare reqwest + sse-stream", &floor)
+        .must(Target::AtMost(3.0)),
+        Figure::count("llm_chunk", "sqlite", "chunks that client was too slow for", &missed),
         Figure::new("llm_chunk", "memory", format!("per chunk of {n}, watched"), "us", &chunk)
             .against("bare reqwest + sse-stream", &floor)
             .must(Target::AtMost(3.0)),
     ])
+}
+
+/// Microseconds of a turn of so many chunks on a server, until a client of its event stream has read the end; and how many
+/// chunks that client was told it had missed.
+async fn streamed(path: &Path, provider: &Provider, n: usize) -> anyhow::Result<(f64, usize)> {
+    let server = serving(path, Arc::new(Models(provider.agent()?))).await?;
+    let mut connection = Connection::open(server.address()).await?;
+    create(&mut connection, "llm").await?;
+    let mut events = BufReader::new(follow(server.address(), "llm", true).await?);
+    let (took, counted) = micros(async {
+        connection.ask("POST", "/v1/sessions/llm/inputs", "", &prompt_body()).await?;
+        let (mut shown, mut missed, mut line) = (0, 0, String::new());
+        let mut event = String::new();
+        loop {
+            line.clear();
+            anyhow::ensure!(events.read_line(&mut line).await? > 0, "the stream ended");
+            if let Some(name) = line.strip_prefix("event: ") {
+                event = name.trim_end().to_owned();
+            } else if let Some(data) = line.strip_prefix("data: ") {
+                match event.as_str() {
+                    "progress" => shown += 1,
+                    "lagged" => missed += missed_in(data).context("how many were missed")?,
+                    "run_ended" => return anyhow::Ok((shown, missed)),
+                    _ => {}
+                }
+            }
+        }
+    })
+    .await;
+    let (shown, missed) = counted?;
+    anyhow::ensure!(shown + missed >= n, "every chunk is shown, or told to be missed: {shown} and {missed} of {n}");
+    server.shutdown().await;
+    Ok((took, missed))
+}
+
+fn missed_in(lagged: &str) -> Option<usize> {
+    lagged.split_once("\"missed\":")?.1.split(['}', ',']).next()?.trim().parse().ok()
+}
+
+/// Every session is answered by the provider.
+struct Models(LlmAgent);
+
+#[async_trait]
+impl ExecutorFactory for Models {
+    async fn executor(&self, _: SessionId, _: Option<&str>) -> Result<Arc<dyn CoreExecutor>, CoreExecutorError> {
+        Ok(Arc::new(self.0.clone()))
+    }
 }
 
 /// A turn without tools, of one chunk.

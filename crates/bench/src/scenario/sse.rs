@@ -13,9 +13,9 @@ use std::{
 use tokio::{io::AsyncReadExt as _, net::TcpStream};
 
 /// A stream that is open: its first words were read.
-async fn follow(server: SocketAddr, session: &str) -> anyhow::Result<TcpStream> {
+pub(super) async fn follow(server: SocketAddr, session: &str, progress: bool) -> anyhow::Result<TcpStream> {
     let mut connection = Connection::open(server).await?;
-    connection.send("GET", &format!("/v1/sessions/{session}/events?progress=false"), "", "").await?;
+    connection.send("GET", &format!("/v1/sessions/{session}/events?progress={progress}"), "", "").await?;
     let mut socket = connection.into_socket();
     until(&mut socket, "retry: ", 1).await?;
     Ok(socket)
@@ -53,7 +53,7 @@ pub(super) fn sse_fanout(bench: &Bench) -> anyhow::Result<Vec<Figure>> {
             connection.ask("POST", "/v1/sessions/busy/hold", "", "{}").await?;
             let mut open = Vec::new();
             for _ in 0..streams {
-                open.push(follow(server.address(), "busy").await?);
+                open.push(follow(server.address(), "busy", false).await?);
             }
             let start = Instant::now();
             let read = |mut socket: TcpStream| {
@@ -95,11 +95,11 @@ pub(super) fn sse_idle(bench: &Bench) -> anyhow::Result<Vec<Figure>> {
             for n in 0..sessions {
                 create(&mut connection, &format!("s{n}")).await?;
             }
-            drop(follow(server.address(), "s0").await?);
+            drop(follow(server.address(), "s0", false).await?);
             let mut open = Vec::with_capacity(streams);
             alloc::count(true);
             for n in 0..streams {
-                open.push(follow(server.address(), &format!("s{}", n % sessions)).await?);
+                open.push(follow(server.address(), &format!("s{}", n % sessions), false).await?);
             }
             tokio::time::sleep(Duration::from_millis(500)).await;
             let bytes = alloc::live() as f64;
