@@ -22,11 +22,17 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, future::try_join_all};
 use sse_stream::SseByteStream;
-use std::{path::Path, pin::pin, sync::Arc};
+use std::{
+    path::Path,
+    pin::pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::{TcpListener, TcpStream},
     sync::watch,
+    time::timeout,
 };
 use uuid::Uuid;
 use windlass_agent::llm::{DialectName, LlmAgent, LlmConfig, LlmDeps};
@@ -91,28 +97,29 @@ async fn streamed(path: &Path, provider: &Provider, n: usize) -> anyhow::Result<
     let mut connection = Connection::open(server.address()).await?;
     create(&mut connection, "llm").await?;
     let mut events = BufReader::new(follow(server.address(), "llm", true).await?);
-    let (took, counted) = micros(async {
-        connection.ask("POST", "/v1/sessions/llm/inputs", "", &prompt_body()).await?;
-        let (mut shown, mut missed, mut line) = (0, 0, String::new());
-        let mut event = String::new();
-        loop {
-            line.clear();
-            anyhow::ensure!(events.read_line(&mut line).await? > 0, "the stream ended");
-            if let Some(name) = line.strip_prefix("event: ") {
-                event = name.trim_end().to_owned();
-            } else if let Some(data) = line.strip_prefix("data: ") {
-                match event.as_str() {
-                    "progress" => shown += 1,
-                    "lagged" => missed += missed_in(data).context("how many were missed")?,
-                    "run_ended" => return anyhow::Ok((shown, missed)),
-                    _ => {}
-                }
+    let start = Instant::now();
+    connection.ask("POST", "/v1/sessions/llm/inputs", "", &prompt_body()).await?;
+    let (mut shown, mut missed, mut ended) = (0, 0, None);
+    let (mut line, mut event) = (String::new(), String::new());
+    // A client that lagged behind hears of the end first, and then what it has missed before.
+    while ended.is_none() || shown + missed < n {
+        line.clear();
+        let read = timeout(ACCOUNTED, events.read_line(&mut line)).await;
+        let read =
+            read.with_context(|| format!("of {n} chunks {shown} were shown and {missed} told to be missed"))??;
+        anyhow::ensure!(read > 0, "the stream ended");
+        if let Some(name) = line.strip_prefix("event: ") {
+            name.trim_end().clone_into(&mut event);
+        } else if let Some(data) = line.strip_prefix("data: ") {
+            match event.as_str() {
+                "progress" => shown += 1,
+                "lagged" => missed += missed_in(data).context("how many were missed")?,
+                "run_ended" => ended = Some(start.elapsed()),
+                _ => {}
             }
         }
-    })
-    .await;
-    let (shown, missed) = counted?;
-    anyhow::ensure!(shown + missed >= n, "every chunk is shown, or told to be missed: {shown} and {missed} of {n}");
+    }
+    let took = ended.context("the loop ends after the run")?.as_secs_f64() * 1e6;
     server.shutdown().await;
     Ok((took, missed))
 }
@@ -226,6 +233,8 @@ async fn bare(client: &reqwest::Client, url: &str) -> anyhow::Result<usize> {
     Ok(count)
 }
 
+/// How long a client waits for the next line.
+const ACCOUNTED: Duration = Duration::from_secs(10);
 /// What each chunk says.
 const WORD: &str = "word ";
 
