@@ -44,10 +44,10 @@ pub(super) fn start(bench: &Bench) -> anyhow::Result<Vec<Figure>> {
     let against = |syncs| format!("3 x --version + {syncs} syncs");
     Ok(vec![
         Figure::new("start", "sqlite", "until ready, on an empty folder", "ms", &empty)
-            .against(&against(SYNCS.0), &floor_empty)
+            .against(against(SYNCS.0), &floor_empty)
             .must(Target::AtMost(1.0)),
         Figure::new("start", "sqlite", "until ready, on a store that is there", "ms", &existing)
-            .against(&against(SYNCS.1), &floor_existing)
+            .against(against(SYNCS.1), &floor_existing)
             .must(Target::AtMost(1.0)),
         Figure::new("start", "none", "windlass --version", "ms", &version),
         Figure::new("start", "none", "append 512 B + fdatasync", "ms", &sync),
