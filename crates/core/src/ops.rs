@@ -221,7 +221,7 @@ impl Session {
     }
 
     /// Whether completions wait to be told that have the power to wake.
-    fn owes_wake(&self) -> bool {
+    pub(crate) fn owes_wake(&self) -> bool {
         let told = if self.ops.wake.is_some() { self.ops.told } else { CompletionSeq::default() };
         self.ops.last_waking > self.ops.applied.max(told)
     }

@@ -266,6 +266,12 @@ impl Session {
 }
 
 impl Session {
+    /// Whether a checkpoint may have something to tell at this moment. False is certain: until the next step nothing will
+    /// be handed over. True may turn out to be nothing.
+    pub fn may_steer(&self) -> bool {
+        self.lanes.len(Lane::Steer) > 0 || self.owes_wake()
+    }
+
     pub(crate) fn on_checkpoint(&mut self, now: Timestamp, ticket: Ticket, attempt: AttemptId, step: &mut Step) {
         if self.current_attempt() != Some(attempt) {
             return step.reply(ticket, Reply::Checkpoint(Err(RunClosed)));

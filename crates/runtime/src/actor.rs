@@ -252,6 +252,9 @@ impl Actor {
     pub(crate) fn take_step(&mut self, event: Event) {
         let now = self.shared.clock.now();
         self.session.step_into(now, event, &mut self.step);
+        if let Some(running) = &self.turn {
+            running.turn.set_steered(self.session.may_steer());
+        }
         for (ticket, reply) in std::mem::take(&mut self.step.at_once) {
             self.answer(ticket, reply, None);
         }

@@ -11,7 +11,7 @@ use crate::{
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -38,6 +38,8 @@ struct Inner {
     mailbox: Mailbox,
     cancel: CancellationToken,
     pulse: Pulse,
+    /// Whether the owner has to be asked at a checkpoint. He says so before he answers for what he would hand over.
+    steered: AtomicBool,
     boundary: AtomicU64,
     ordinal: AtomicU32,
 }
@@ -85,8 +87,13 @@ impl Turn {
     pub(crate) fn new(session: SessionHandle, start: RunStart, mailbox: Mailbox) -> Turn {
         let boundary = AtomicU64::new(start.effect_key.boundary);
         let (cancel, pulse) = (CancellationToken::new(), Pulse::new());
-        let ordinal = AtomicU32::new(0);
-        Turn { inner: Arc::new(Inner { session, start, mailbox, cancel, pulse, boundary, ordinal }) }
+        let (steered, ordinal) = (AtomicBool::new(true), AtomicU32::new(0));
+        Turn { inner: Arc::new(Inner { session, start, mailbox, cancel, pulse, steered, boundary, ordinal }) }
+    }
+
+    /// Whether its next checkpoint has to ask, as far as its owner knows now.
+    pub(crate) fn set_steered(&self, steered: bool) {
+        self.inner.steered.store(steered, Ordering::Release);
     }
 
     /// Tells the executor to stop.
@@ -154,12 +161,15 @@ impl Turn {
     }
 
     /// Takes the steering that has arrived. It is durable before it is handed over, and is handed over again if the
-    /// run has to resume before its next boundary.
+    /// run has to resume before its next boundary. Where nothing has arrived it costs nothing.
     ///
     /// # Errors
     /// [`TurnError`]: stop.
     pub async fn checkpoint(&self) -> Result<Vec<Arc<Accepted>>, TurnError> {
         self.inner.pulse.beat();
+        if !self.inner.steered.load(Ordering::Acquire) {
+            return Ok(Vec::new());
+        }
         let attempt = self.attempt_id();
         let steering = self.ask(|reply| Message::Checkpoint { attempt, reply }).await??;
         Ok(steering)

@@ -2,6 +2,7 @@
 
 mod rig;
 
+use futures_util::FutureExt as _;
 use rig::{Rig, SECOND, accept, limits, state, text};
 use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
@@ -266,14 +267,19 @@ async fn steering_joins_the_running_run_at_its_checkpoint() {
     let (handle, _, mut runs) = rig.session().await;
     accept(&handle, input(1, "a")).await;
     let run = runs.next().await;
-    assert!(run.turn.checkpoint().await.unwrap().is_empty());
+    let turn = run.turn.clone();
+    // Where nothing has come nobody is asked, so that it is known at once.
+    let nothing = || turn.checkpoint().now_or_never().expect("at once").unwrap().is_empty();
+    assert!(nothing());
     let steer = input(2, "left, please").with_mode(windlass_core::HandlingMode::Steer);
     let steered = accept(&handle, steer).await;
-    let joined = run.turn.checkpoint().await.unwrap();
+    let joined = turn.checkpoint().await.unwrap();
     assert_eq!(joined.len(), 1);
     assert_eq!(state(&handle, input_id(2)).await, Some(InputState::Staged));
+    assert!(nothing(), "it was handed over");
     run.text("went left");
     assert_eq!(text(steered.wait().await), "went left");
+    assert!(matches!(turn.checkpoint().await, Err(TurnError::Closed(_))), "the run is over");
 }
 
 #[tokio::test(start_paused = true)]

@@ -42,6 +42,7 @@ impl Actor {
         let executor = self.executor.clone().expect("the core starts runs only while an executor is attached");
         let session = SessionHandle::new(Arc::clone(&self.shared), Arc::clone(&self.slot));
         let turn = Turn::new(session, start, self.mailbox.clone());
+        turn.set_steered(self.session.may_steer());
         let mut run = Box::pin(run_turn(executor, turn.clone()).instrument(log_span(&turn)));
         if std::mem::take(&mut self.at_once)
             && let Some((report, at_once)) = run.as_mut().now_or_never()
@@ -71,6 +72,8 @@ impl Actor {
 
     /// Sees to it that a turn ends within the grace time, and reports for it if it cannot.
     pub(super) fn supervise(&mut self, turn: RunningTurn, why: &'static str) {
+        // Whatever it asks for from now on, it hears that it is closed.
+        turn.turn.set_steered(true);
         let (mailbox, grace) = (self.mailbox.clone(), self.shared.options.cancel_grace);
         let stopping = CancellationToken::new();
         self.stopping = Some(stopping.clone());
@@ -132,6 +135,7 @@ fn log_span(turn: &Turn) -> tracing::Span {
 /// What a run came to, and whether it was over at its first poll, within [`AT_ONCE`].
 async fn run_turn(executor: Arc<dyn CoreExecutor>, turn: Turn) -> (RunReport, bool) {
     let begun = Instant::now();
+    let ends = turn.clone();
     let mut polls = 0;
     let mut applied = pin!(AssertUnwindSafe(async { executor.apply(turn).await }).catch_unwind());
     let applied = poll_fn(|context| {
@@ -139,6 +143,8 @@ async fn run_turn(executor: Arc<dyn CoreExecutor>, turn: Turn) -> (RunReport, bo
         applied.as_mut().poll(context)
     });
     let applied = applied.await;
+    // What the executor has left behind hears from now on that the run is closed.
+    ends.set_steered(true);
     let at_once = polls == 1 && begun.elapsed() <= AT_ONCE;
     let failed =
         |error: String, retryable, retry_after| RunReport::Failed { error: error.into(), retryable, retry_after };
