@@ -7,10 +7,10 @@ use crate::{
 };
 use windlass_client::api::Agent;
 
-/// Listing and try the server's agents
+/// List and try the server's agents
 #[derive(clap::Subcommand)]
 pub(crate) enum Verb {
-    /// Listing the agents
+    /// List the agents
     Ls(Listing),
     /// Let an agent answer a small prompt, outside of any session; exit code 1 if it cannot
     Test(Test),

@@ -5,10 +5,10 @@
 
 use crate::{
     failure::Failure,
-    place::Place,
+    place::{Place, by_flag},
     settings::{ConfigFile, Profile},
 };
-use std::path::PathBuf;
+use std::{ffi::OsStr, path::PathBuf};
 use windlass_client::{Client, DEFAULT_URL, SecretString};
 
 /// Which server.
@@ -40,9 +40,12 @@ impl Connection {
         Connection::of(text("WINDLASS_URL"), text("WINDLASS_PROFILE"), ConfigFile::of_environment())
     }
 
-    /// Whether a server is meant rather than the data in a folder: one that was named; or the default profile's, unless a
-    /// folder was named.
+    /// Whether a server is meant rather than the data in a folder: one that was named, unless it was by the environment
+    /// and a folder by a flag; or the default profile's, unless a folder was named.
     pub(crate) fn is_meant(&self, place: &Place) -> Result<bool, Failure> {
+        if place.is_by_flag() && !self.is_by_flag() {
+            return Ok(false);
+        }
         Ok(self.is_named() || (place.named_store().is_none() && self.config.default_profile()?.is_some()))
     }
 
@@ -54,6 +57,11 @@ impl Connection {
     /// Whether a server was named, rather than taken for granted.
     pub(crate) fn is_named(&self) -> bool {
         self.url.is_some() || self.profile.is_some()
+    }
+
+    fn is_by_flag(&self) -> bool {
+        let (url, profile) = (self.url.as_ref().map(OsStr::new), self.profile.as_ref().map(OsStr::new));
+        by_flag(url, "WINDLASS_URL") || by_flag(profile, "WINDLASS_PROFILE")
     }
 
     /// The client. Connects to nothing yet.

@@ -11,7 +11,7 @@ use windlass_client::{
     api::{InputPhase, InputView},
 };
 
-/// Listing the inputs of a session
+/// List the inputs of a session
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// The session: its id or name

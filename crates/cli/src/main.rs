@@ -81,7 +81,7 @@ enum Verb {
     /// End the session for ever; `sessions rm` removes what is left
     Destroy(OfSession),
     Ops(operations::Args),
-    /// Listing the dead letters of all sessions
+    /// List the dead letters of all sessions
     Dead(Listing),
     /// Try a dead letter anew; twice is once
     Redrive(OfInput),
@@ -126,6 +126,7 @@ fn main() -> ExitCode {
     // A server logs as it is configured to; everything else tells only what is wrong.
     let logged = if matches!(cli.verb, Verb::Serve(_)) { Ok(()) } else { log() };
     let done = logged.and_then(|()| run(cli.verb));
+    logging::flush();
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),

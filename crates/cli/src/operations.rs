@@ -3,7 +3,7 @@
 use crate::{arguments::Listing, completion, failure::Failure, output};
 use windlass_client::api::{CancelOperation, OperationView};
 
-/// Listing the background work of a session, or show one operation
+/// List the background work of a session, or show one operation
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// The session: its id or name

@@ -2,7 +2,10 @@
 
 use crate::{failure::Failure, settings::ConfigFile};
 use etcetera::BaseStrategy;
-use std::path::{Path, PathBuf};
+use std::{
+    ffi::OsStr,
+    path::{Path, PathBuf},
+};
 use windlass::SessionId;
 
 /// Where the data is.
@@ -23,6 +26,11 @@ impl Place {
                     .hint("--dir DIR, or set WINDLASS_DIR")
             }),
         }
+    }
+
+    /// Whether a folder was named by a flag, and not by the environment alone.
+    pub(crate) fn is_by_flag(&self) -> bool {
+        by_flag(self.dir.as_ref().map(|dir| dir.as_os_str()), "WINDLASS_DIR")
     }
 
     /// The store's file, if a folder was named.
@@ -61,6 +69,11 @@ impl Place {
                 .hint("--dir DIR, or set WINDLASS_DIR"))
         }
     }
+}
+
+/// Whether this was given, and is not what the variable says: then it was given by a flag.
+pub(crate) fn by_flag(given: Option<&OsStr>, variable: &str) -> bool {
+    given.is_some_and(|given| std::env::var_os(variable).is_none_or(|said| said != given))
 }
 
 /// The store within a folder.

@@ -20,7 +20,7 @@ const BUILT_IN: &str = "default";
 pub(crate) enum Verb {
     /// Keep a table on the server under a name; sessions name it
     Upload(Upload),
-    /// Listing the server's policies, or show one
+    /// List the server's policies, or show one
     #[command(visible_alias = "list")]
     Ls(Ls),
     Explain(Explain),

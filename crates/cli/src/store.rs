@@ -36,12 +36,19 @@ pub(crate) struct Restore {
 
 pub(crate) fn backup(args: &Backup) -> Result<(), Failure> {
     let file = args.place.existing_store()?;
+    if args.to.exists() {
+        let message = format!("there is a file already: {}", args.to.display());
+        return Err(Failure::new(Exit::Conflict, message).hint("another name; a backup is never overwritten"));
+    }
     let report = block_on(async { Ok(SqliteStore::open_read_only(file)?.backup(&args.to).await?) })?;
     args.format.tell(&report, |report| output::line(report))
 }
 
 pub(crate) fn restore(args: &Restore) -> Result<(), Failure> {
     let file = args.place.store()?;
+    if !args.from.exists() {
+        return Err(Failure::not_found(format!("there is no backup at {}", args.from.display())).hint("another file"));
+    }
     if let Some(folder) = file.parent() {
         std::fs::create_dir_all(folder)?;
     }

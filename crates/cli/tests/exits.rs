@@ -25,6 +25,8 @@ fn every_exit_code_means_what_is_documented() {
         (&["sessions", "--url", "http://127.0.0.1:9"], 8, "error: unreachable: "),
         (&["interrupt", "demo"], 0, ""),
         (&["send", "demo", "/fail always", "--wait=60s"], 10, "error: "),
+        (&["backup", "/dev/null"], 5, "error: there is a file already: "),
+        (&["restore", "/no/such/backup"], 3, "error: there is no backup at "),
         (&["sessions", "--url", "nonsense"], 78, "error: "),
         (&["sessions", "--profile", "nobody"], 78, "error: there is no [profile.nobody]"),
         (&["sessions", "--token-file", "/no/such/file"], 78, "error: the token cannot be read: "),

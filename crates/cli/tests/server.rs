@@ -529,6 +529,16 @@ fn colour_is_told_where_it_is_asked_for() {
 }
 
 #[test]
+fn a_folder_that_a_flag_names_is_not_taken_for_the_server_of_the_environment() {
+    let (dir, other) = (folder(), folder());
+    let server = Served::start(dir.path());
+    let made = run(server.windlass(&["token", "create", "--name", "first", "--dir"]).arg(other.path()));
+    assert_eq!(made.code, Some(0), "{made:?}");
+    assert!(other.path().join("windlass.db").exists(), "it is there");
+    assert_eq!(server.run(&["sessions"]).code, Some(0), "and the server still has none");
+}
+
+#[test]
 fn nothing_is_coloured_where_nobody_sees_it() {
     let dir = folder();
     let server = Served::start(dir.path());

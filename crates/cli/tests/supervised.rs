@@ -4,7 +4,7 @@ mod common;
 
 use common::{Said, Served, journal_of_has, run, wait_until, windlass};
 use std::{
-    io::{Read, Write},
+    io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
     os::unix::net::UnixDatagram,
     path::{Path, PathBuf},
@@ -65,6 +65,45 @@ fn a_run_ends_and_its_answer_is_given_before_the_process_does() {
     let said = Said::of(waiting.wait_with_output().expect("it ends"));
     assert_eq!((said.code, said.out.as_str()), (Some(0), "That took 2 s, one boundary each.\n"), "{said:?}");
     assert!(!journal_of_has(dir.path(), "demo", "released"), "it was not cut off");
+}
+
+#[test]
+fn a_log_that_nobody_reads_stops_nobody() {
+    let dir = folder();
+    let mut command = windlass(dir.path());
+    command.args(["serve", "--listen", "127.0.0.1:0"]).env("WINDLASS_LOG", "debug");
+    let mut server = Ended(command.spawn().expect("the binary runs"));
+    // A pipe that is open, and holds less than what is logged here.
+    let unread = server.0.stderr.take().expect("a pipe");
+    let mut line = String::new();
+    BufReader::new(server.0.stdout.take().expect("a pipe")).read_line(&mut line).expect("text");
+    let address = line.trim_end().strip_prefix("listening on http://").expect("it is ready").to_owned();
+    for _ in 0..1_000 {
+        let mut stream = TcpStream::connect(&address).expect("it listens");
+        stream.set_read_timeout(Some(Duration::from_secs(10))).expect("set");
+        let request = format!("GET /livez HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).expect("it listens");
+        assert!(rest(stream).starts_with("HTTP/1.1 200"));
+    }
+    common::signal(server.0.id(), "TERM");
+    let mut code = None;
+    wait_until("its end", || {
+        code = server.0.try_wait().expect("it is ours");
+        code.is_some()
+    });
+    assert_eq!(code.and_then(|code| code.code()), Some(0));
+    drop(unread);
+}
+
+/// Ends with this value, also where a test fails.
+struct Ended(std::process::Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        // An error says that it has ended already.
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
 }
 
 #[test]

@@ -89,21 +89,25 @@ impl<B> Body for Silence<B> {
     }
 }
 
+/// Bytes that a client may say after its last request, which nobody hears.
+const UNHEARD: usize = 64 * 1024;
+
 /// Writes a body to its end, in the chunks of RFC 9112, section 7.1, and closes. Ends early when the client goes.
 pub(crate) async fn carry<S, B>(mut stream: S, mut body: B) -> io::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin,
     B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Unpin,
 {
-    // Only whether the client goes is of interest. One that asks for more on this connection is not heard, nor read.
-    let (mut said, mut listening) = ([0; 1], true);
+    // Only whether the client goes is of interest. What it asks for on this connection is not answered, and of one that
+    // goes on and on no more is read.
+    let (mut said, mut room) = ([0; 64], UNHEARD);
     loop {
         let frame = tokio::select! {
             frame = body.frame() => frame,
-            read = stream.read(&mut said), if listening => match read? {
+            read = stream.read(&mut said), if room > 0 => match read? {
                 0 => return Ok(()),
-                _ => {
-                    listening = false;
+                bytes => {
+                    room = room.saturating_sub(bytes);
                     continue;
                 }
             },
@@ -115,6 +119,8 @@ where
             let size = format!("{:x}\r\n", data.len());
             let mut chunk = Buf::chain(size.as_bytes(), data).chain(&b"\r\n"[..]);
             stream.write_all_buf(&mut chunk).await?;
+            // TLS takes more than it sends, and says that it is done: only this waits for the client, within its time.
+            stream.flush().await?;
         }
     }
     stream.write_all(b"0\r\n\r\n").await?;

@@ -34,12 +34,14 @@ impl Health {
     /// Whether the store takes commits: a commit of nothing, at most once a second however many ask.
     pub(crate) async fn probe(&self, state: &AppState) -> Result<(), Code> {
         let mut last = self.last.lock().await;
+        let most = state.config().store.lost_seconds.0;
+        // Fresh enough that a failure is asked about again before it is called an outage.
         if let Some((at, found)) = *last
-            && at.elapsed() < FRESH
+            && at.elapsed() < FRESH.min(most / 4)
         {
             return found.map_or(Ok(()), Err);
         }
-        let patience = PROBE.min(state.config().store.lost_seconds.0);
+        let patience = PROBE.min(most);
         let found = match tokio::time::timeout(patience, state.store().probe()).await {
             Ok(Ok(())) => None,
             Ok(Err(error)) => Some(Problem::from(error).code()),

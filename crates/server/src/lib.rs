@@ -18,6 +18,7 @@ pub mod logging;
 pub mod openapi;
 #[cfg(feature = "otlp")]
 mod otlp;
+mod outlet;
 pub mod problem;
 mod routes;
 mod serve;

@@ -5,7 +5,11 @@
 //! provider its caller's key, a program its environment, a panic its arguments) is hidden in every line on its way out:
 //! see [`windlass_agent::secrets`].
 
-use crate::config::{ConfigError, LogFormat, TelemetryConfig};
+pub use crate::outlet::{dropped, flush};
+use crate::{
+    config::{ConfigError, LogFormat, TelemetryConfig},
+    outlet::Outlet,
+};
 use std::{
     backtrace::{Backtrace, BacktraceStatus},
     io::{self, IsTerminal, Write},
@@ -16,9 +20,13 @@ use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
 use windlass_agent::secrets;
 
 /// The crates that see bytes of requests: whatever is asked for, they log no details.
-const QUIET: [&str; 6] = ["h2=warn", "hyper=warn", "hyper_util=warn", "reqwest=warn", "rustls=warn", "tower=warn"];
+const QUIET: [&str; 7] =
+    ["h2=warn", "hyper=warn", "hyper_util=warn", "opentelemetry_sdk=warn", "reqwest=warn", "rustls=warn", "tower=warn"];
+/// Panics are told whatever is asked for.
+const PANICS: &str = "windlass::panic=error";
 
-/// Logs to standard error from now on, for the whole process, and panics too; text in colour if it is wanted so.
+/// Logs to standard error from now on, for the whole process, and panics too; text in colour if it is wanted so. Nobody
+/// waits for whoever reads it: see [`dropped`] and, for the end of a process, [`flush`].
 ///
 /// # Errors
 /// [`ConfigError`] if `telemetry.log` is no filter. That something else logs already is none: then that goes on.
@@ -28,7 +36,7 @@ pub fn install(config: &TelemetryConfig, color: bool) -> Result<(), ConfigError>
         LogFormat::Json => Form::Json,
         LogFormat::Auto | LogFormat::Text => Form::Text { color },
     };
-    let subscriber = subscriber(&config.log, form, io::stderr)?;
+    let subscriber = subscriber(&config.log, form, Outlet)?;
     if tracing::subscriber::set_global_default(subscriber).is_err() {
         tracing::debug!("the log was set up already");
     }
@@ -61,7 +69,7 @@ where
         error: error.to_string(),
     };
     let mut filter = EnvFilter::builder().parse(filter).map_err(|error| invalid(&error))?;
-    for quiet in QUIET {
+    for quiet in QUIET.into_iter().chain([PANICS]) {
         filter = filter.add_directive(quiet.parse().map_err(|error| invalid(&error))?);
     }
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(Discreet(writer));
@@ -82,6 +90,8 @@ pub fn log_panic(panic: &PanicHookInfo<'_>) {
     let backtrace = Backtrace::capture();
     let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string());
     tracing::error!(target: "windlass::panic", place, backtrace, "{message}");
+    // It may be the last thing that is said.
+    flush();
 }
 
 /// Writes without secrets. The log hands over each event in one piece, so that none is cut in two.

@@ -4,7 +4,7 @@
 //! `/metrics` shows them in the text format of Prometheus. Labels come from small closed sets: no id, no name, no
 //! tenant is one, so that no client can make a metric grow.
 
-use crate::problem::Problem;
+use crate::{logging, problem::Problem};
 use http::Method;
 use opentelemetry::{
     KeyValue,
@@ -74,6 +74,11 @@ impl Metrics {
         let size = |name: &'static str, what: &'static str| {
             meter.u64_histogram(name).with_description(what).with_boundaries(SIZES.to_vec()).build()
         };
+        meter
+            .u64_observable_counter("windlass_log_lines_dropped")
+            .with_description("Lines of the log that were left out because nobody read it")
+            .with_callback(|lines| lines.observe(logging::dropped(), &[]))
+            .build();
         Ok(Metrics {
             requests: count("windlass_http_requests", "Requests answered, by route, method and status"),
             request_time: time(

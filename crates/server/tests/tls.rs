@@ -1,10 +1,12 @@
 //! Does the server speak TLS, and where does it refuse to speak without?
 
-use std::{path::PathBuf, sync::Arc};
+use serde_json::json;
+use std::{num::NonZeroU32, path::PathBuf, sync::Arc, time::Duration};
 use windlass_runtime::memory::MemoryStore;
 use windlass_server::{
     Config, Scopes, ServeError, Server, Tenant,
     auth::{NewToken, Tokens},
+    config::Seconds,
     testing::TestServer,
 };
 
@@ -51,6 +53,43 @@ async fn a_certificate_is_shown_and_can_be_exchanged() {
     let error = server.reload().expect_err("they do not belong together").to_string();
     assert!(error.starts_with("tls_invalid: "), "{error}");
     assert_eq!(trusting("second").get(&url).send().await.expect("an answer").status(), 200);
+}
+
+#[tokio::test]
+async fn a_client_that_takes_no_events_over_tls_is_let_go_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = with_certificate(folder.path(), "first");
+    config.limits.write_stall_seconds = Seconds(Duration::from_millis(200));
+    config.limits.requests_per_second = NonZeroU32::MAX;
+    let server = TestServer::builder(config).start().await.unwrap();
+    let client = trusting("first");
+    let post = async |path: &str, body: serde_json::Value| {
+        client.post(format!("{}{path}", server.url())).json(&body).send().await.expect("an answer").status().as_u16()
+    };
+    post("/v1/sessions", json!({"name": "s"})).await;
+    post("/v1/sessions/s/hold", json!({})).await;
+    let one = reqwest::Client::builder().http1_only();
+    let certificate = std::fs::read(fixture("first.cert.pem")).unwrap();
+    let one = one.tls_certs_only([reqwest::Certificate::from_pem(&certificate).unwrap()]).build().unwrap();
+    let unread = one.get(format!("{}/v1/sessions/s/events", server.url())).send().await.expect("it begins");
+    assert_eq!((unread.status().as_u16(), unread.version()), (200, http::Version::HTTP_11));
+    let prompt = json!({"kind": "prompt", "text": "x".repeat(60_000)});
+    for _ in 0..250 {
+        assert_eq!(post("/v1/sessions/s/inputs", prompt.clone()).await, 202);
+    }
+    let over = async {
+        loop {
+            let metrics = client.get(format!("{}/metrics", server.url())).send().await.expect("an answer");
+            let metrics = metrics.text().await.expect("text");
+            let open = metrics.lines().find(|line| line.starts_with("windlass_streams{"));
+            if open.is_some_and(|line| line.ends_with(" 0")) {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(8), over).await.expect("the stream is over before its heartbeat");
+    drop(unread);
 }
 
 #[tokio::test]

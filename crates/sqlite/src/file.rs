@@ -134,7 +134,8 @@ fn make(path: &Path) -> Result<u32, StoreError> {
     // It is a lasting property of the file. Nothing is in the log, which ends with the connection.
     connection.pragma_update(None, "journal_mode", "wal").map_err(|error| refused(path, error))?;
     connection.close().map_err(|(_, error)| refused(path, error))?;
-    File::open(&half).and_then(|file| file.sync_all()).map_err(|error| unopened(&half, &error))?;
+    let synced = File::options().write(true).open(&half).and_then(|file| file.sync_all());
+    synced.map_err(|error| unopened(&half, &error))?;
     crash_point("made");
     rename(&half, path)?;
     crash_point("named");
@@ -283,7 +284,7 @@ pub(crate) fn copy_aside(connection: &Connection, to: &Path, half: &Path) -> Res
 }
 
 /// Removes a file that may be there.
-fn remove(path: &Path) -> Result<(), StoreError> {
+pub(crate) fn remove(path: &Path) -> Result<(), StoreError> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(unopened(path, &error)),
         _ => Ok(()),

@@ -6,11 +6,11 @@
 
 use crate::{
     SqliteOptions, VerifyReport,
-    file::{self, beside, unopened},
+    file::{self, beside, remove, unopened},
     verify::verify,
 };
 use rusqlite::Connection;
-use std::{io::ErrorKind, path::Path};
+use std::path::Path;
 use windlass_runtime::store::StoreError;
 
 /// Copies a store to a new name that it gets only if all in it is as it was written.
@@ -57,6 +57,8 @@ pub fn restore(from: impl AsRef<Path>, to: impl AsRef<Path>, overwrite: bool) ->
     let report = finished(&half, made)?;
     if to.exists() {
         set_aside(to)?;
+    } else {
+        forget_logs(to)?;
     }
     file::rename(&half, to)?;
     Ok(report)
@@ -74,18 +76,20 @@ fn set_aside(to: &Path) -> Result<(), StoreError> {
     let kept = std::fs::hard_link(to, &replaced).or_else(|_| std::fs::copy(to, &replaced).map(drop));
     kept.map_err(|error| unopened(&replaced, &error))?;
     let log = beside(to, "-wal");
-    if !matches!(whole, Ok(0)) && log.exists() {
-        file::rename(&log, &beside(&replaced, "-wal"))?;
+    if matches!(whole, Ok(0)) {
+        remove(&log)?;
     }
-    remove(&log)?;
-    remove(&beside(to, "-shm"))
+    forget_logs(to)
 }
 
-fn remove(path: &Path) -> Result<(), StoreError> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(unopened(path, &error)),
-        _ => Ok(()),
+/// A log that is left lies no longer where `SQLite` would play it into the next file of this name; it is kept beside.
+fn forget_logs(to: &Path) -> Result<(), StoreError> {
+    let log = beside(to, "-wal");
+    if log.exists() {
+        file::rename(&log, &beside(&beside(to, ".replaced"), "-wal"))?;
     }
+    remove(&beside(to, "-shm"))?;
+    remove(&beside(to, "-journal"))
 }
 
 /// Whether all in a copy is as it was written.

@@ -110,6 +110,13 @@ async fn the_log_of_a_replaced_store_is_not_taken_for_the_new_ones() {
     assert_eq!(sessions(&broken).await, [1]);
     let log = std::fs::read(folder.path().join("broken.db.replaced-wal")).expect("kept");
     assert_eq!(log, b"its log");
+    // Nor is one taken whose store has gone.
+    let gone = folder.path().join("gone.db");
+    std::fs::copy(folder.path().join("store.db-wal"), folder.path().join("gone.db-wal")).expect("copied");
+    restore(&copy, &gone, false).expect("restored");
+    assert_eq!(sessions(&gone).await, [1]);
+    assert!(verify(&gone).expect("verified").is_clean());
+    assert!(folder.path().join("gone.db.replaced-wal").exists(), "it is kept");
 }
 
 #[tokio::test]

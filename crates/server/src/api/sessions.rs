@@ -333,7 +333,10 @@ pub(crate) async fn update(
         silent_intents: change.silent_intents.map(intents).transpose()?,
         since: meant_for(&headers, &session).await?,
     };
-    session.change(change).await?;
+    // Nothing to change is changed at any time.
+    if change != ProfileChange::default() {
+        session.change(change).await?;
+    }
     answer(&principal, session.id(), session.status().await?)
 }
 
