@@ -6,7 +6,7 @@ use std::{path::PathBuf, process::Command};
 
 /// Builds it in release, and the program beside it, and runs it with these arguments.
 pub(crate) fn run(arguments: &[String]) -> anyhow::Result<bool> {
-    // Together, so that what they share is built once and measured as it is shipped.
+    // Together, so that what they share is built once, with all features of the program.
     let build = ["build", "--quiet", "--release", "--workspace"];
     if !steps::cargo(build).status().context("cannot start cargo")?.success() {
         return Ok(false);

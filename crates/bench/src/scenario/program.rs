@@ -54,7 +54,7 @@ pub(super) fn start(bench: &Bench) -> anyhow::Result<Vec<Figure>> {
     ])
 }
 
-/// What people download.
+/// What a release build makes, without its symbols. `--program` names another, for example of the profile `dist`.
 pub(super) fn size(bench: &Bench) -> anyhow::Result<Vec<Figure>> {
     let stripped = bench.dir.join("windlass.stripped");
     let strip = Command::new("strip").arg("-o").args([&stripped, &bench.program]).status();
@@ -74,7 +74,7 @@ fn milliseconds(since: Instant) -> f64 {
     since.elapsed().as_secs_f64() * 1e3
 }
 
-/// Milliseconds until a server on this folder says where it listens. It is killed then, as a power cut would.
+/// Milliseconds until a server on this folder says where it listens. It is killed then.
 fn until_ready(program: &Path, folder: &Path) -> anyhow::Result<f64> {
     let start = Instant::now();
     let mut command = Command::new(program);
