@@ -396,6 +396,7 @@ mod tests {
         assert!(blobs.contains(&kept).await.expect("asked"));
         assert!(!blobs.contains(&gone).await.expect("asked"));
     }
+
     /// Objects whose heads are told when the test says so.
     #[derive(Debug)]
     struct LateHeads {

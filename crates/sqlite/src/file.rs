@@ -120,26 +120,30 @@ fn is_unused(path: &Path) -> bool {
 /// its steps, and whoever is killed meanwhile leaves no half of a store. Answers its schema.
 fn make(path: &Path) -> Result<u32, StoreError> {
     let half = beside(path, ".new");
-    for left in [half.clone(), beside(&half, "-wal")] {
-        remove(&left)?;
+    let forget = || [half.clone(), beside(&half, "-wal")].iter().try_for_each(|left| remove(left));
+    forget()?;
+    if let Err(error) = make_aside(&half) {
+        // Where the disk is full, every bit helps. Why it failed is what there is to tell.
+        drop(forget());
+        return Err(error);
     }
-    let make = || -> rusqlite::Result<Connection> {
-        let connection = Connection::open_with_flags(&half, writing())?;
-        connection.pragma_update(None, "synchronous", "off")?;
-        connection.pragma_update(None, "journal_mode", "memory")?;
-        Ok(connection)
-    };
-    let mut connection = make().map_err(|error| refused(path, error))?;
-    run_migrations(&mut connection)?;
-    // It is a lasting property of the file. Nothing is in the log, which ends with the connection.
-    connection.pragma_update(None, "journal_mode", "wal").map_err(|error| refused(path, error))?;
-    connection.close().map_err(|(_, error)| refused(path, error))?;
-    let synced = File::options().write(true).open(&half).and_then(|file| file.sync_all());
-    synced.map_err(|error| unopened(&half, &error))?;
     crash_point("made");
     rename(&half, path)?;
     crash_point("named");
     Ok(SCHEMA)
+}
+
+/// A whole store under this name, synced at its end only.
+fn make_aside(half: &Path) -> Result<(), StoreError> {
+    let mut connection = Connection::open_with_flags(half, writing()).map_err(|error| refused(half, error))?;
+    let set = |name: &str, value: &str| connection.pragma_update(None, name, value);
+    set("synchronous", "off").and_then(|()| set("journal_mode", "memory")).map_err(|error| refused(half, error))?;
+    run_migrations(&mut connection)?;
+    // It is a lasting property of the file. Nothing is in the log, which ends with the connection.
+    connection.pragma_update(None, "journal_mode", "wal").map_err(|error| refused(half, error))?;
+    connection.close().map_err(|(_, error)| refused(half, error))?;
+    let synced = File::options().write(true).open(half).and_then(|file| file.sync_all());
+    synced.map_err(|error| unopened(half, &error))
 }
 
 /// A reader's connection. `path` has been looked at before.

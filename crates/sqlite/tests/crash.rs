@@ -78,8 +78,21 @@ async fn recover(store: &SqliteStore) -> Result<(), StoreError> {
     owner.accept(u128::MAX).await.map(drop)
 }
 
+/// After a commit of unknown outcome the file has gone as well. Nothing is made in its place, as often as it is tried.
+async fn stay_lost(store: &SqliteStore, file: &Path) {
+    std::fs::remove_file(file).expect("it was there");
+    let since = Instant::now();
+    // Long enough for several tries.
+    while since.elapsed().as_secs() < 1 {
+        let opened = Owner::open(Arc::new(store.clone()), session(1)).await;
+        assert!(matches!(opened, Err(StoreError::Unavailable(_))), "there is no store");
+        assert!(!file.exists(), "nor is one made");
+        tokio::task::yield_now().await;
+    }
+}
+
 /// Not a test by itself: the life of a child, when there is one. Exits with 70 if a commit had an unknown outcome and
-/// the store recovered from it.
+/// the store recovered from it, with 71 if it was to stay lost and did.
 #[test]
 fn child() {
     let Ok(folder) = std::env::var("WINDLASS_TEST_CHILD") else { return };
@@ -88,6 +101,10 @@ fn child() {
     let store = SqliteStore::open(folder.join("store.db"), SqliteOptions::default()).expect("opened");
     let code = match runtime.block_on(work(&store, folder, life, 300)) {
         Ok(()) => 0,
+        Err(StoreError::Unknown(_)) if std::env::var_os("WINDLASS_TEST_VANISH").is_some() => {
+            runtime.block_on(stay_lost(&store, &folder.join("store.db")));
+            71
+        }
         Err(StoreError::Unknown(_)) => {
             runtime.block_on(recover(&store)).expect("recovered");
             70
@@ -167,18 +184,33 @@ async fn a_kill_while_the_store_is_made_leaves_none_or_a_whole_one() {
     }
 }
 
+/// A child whose log cannot grow beyond a limit, at which a commit fails.
+#[cfg(unix)]
+fn with_little_room(folder: &Path, prepare: impl FnOnce(&mut Command)) -> ExitStatus {
+    let mut shell = Command::new("sh");
+    let child = std::env::current_exe().expect("this test");
+    // The limit is inherited, and so is that its signal is ignored.
+    shell.args(["-c", "trap '' XFSZ; ulimit -f 600; exec \"$0\" --exact child --nocapture"]).arg(child);
+    prepare(shell.env("WINDLASS_TEST_CHILD", folder));
+    shell.output().expect("the child ran").status
+}
+
+#[cfg(unix)]
+#[test]
+fn a_file_that_vanishes_is_not_made_anew_by_the_process_that_wrote_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let status = with_little_room(folder.path(), |child| {
+        child.env("WINDLASS_TEST_VANISH", "1");
+    });
+    assert_eq!(status.code(), Some(71), "the store was to stay lost: {status}");
+}
+
 /// The file system refuses to let the log grow, in the middle of a commit: not "full", but an I/O error.
 #[cfg(unix)]
 #[tokio::test]
 async fn a_commit_that_fails_is_called_unknown_and_the_truth_is_found_by_reopening() {
     let folder = tempfile::tempdir().expect("a folder");
-    let status = {
-        let mut shell = Command::new("sh");
-        let child = std::env::current_exe().expect("this test");
-        // The limit is inherited, and so is that its signal is ignored.
-        shell.args(["-c", "trap '' XFSZ; ulimit -f 600; exec \"$0\" --exact child --nocapture"]).arg(child);
-        shell.env("WINDLASS_TEST_CHILD", folder.path()).output().expect("the child ran").status
-    };
+    let status = with_little_room(folder.path(), |_| {});
     assert_eq!(status.code(), Some(70), "the child was to end with an unknown outcome: {status}");
     assert!(nothing_is_lost(folder.path(), "i/o error").await > 0);
     let store = SqliteStore::open(folder.path().join("store.db"), SqliteOptions::default()).expect("opened");

@@ -195,6 +195,12 @@ async fn a_change_that_is_meant_for_what_was_read_comes_too_late_or_is_made() {
     for (tags, labels) in [(format!("\"other\", {tag}"), "two"), ("*".to_owned(), "three")] {
         assert_eq!(change(&tags, labels).await.body["labels"]["is"], labels);
     }
+    // Nothing can be changed of a session that is over, and nothing to change is no change.
+    rig.post("/v1/sessions/s/destroy", &json!({})).await;
+    for (body, status) in [(json!({"labels": {}}), 409), (json!({}), 200)] {
+        let answer = Answer::to(rig.request(Method::PATCH, "/v1/sessions/s").json(&body)).await;
+        assert_eq!(answer.status, status, "{answer:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
