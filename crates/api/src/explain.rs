@@ -14,8 +14,8 @@ pub struct Explanation {
     /// Where it is.
     #[cfg_attr(feature = "openapi", schema(value_type = crate::schema::InputState))]
     pub state: InputState,
-    /// The one cause: `settled`, `running`, `suspended`, `gate_closed`, `held`, `no_executor`, `run_on`,
-    /// `executor_leaving`, `backing_off`, `debounced`, `waits_for_company`, `waits_for_wake`, `behind_backoff`,
+    /// The one cause: `settled`, `running`, `suspended`, `gate_closed`, `held`, `no_executor`,
+    /// `executor_unavailable`, `run_on`, `executor_leaving`, `backing_off`, `debounced`, `waits_for_company`, `waits_for_wake`, `behind_backoff`,
     /// `behind`, `waits_for_boundary`, `next`.
     pub cause: String,
     /// The cause in a sentence.
@@ -97,6 +97,7 @@ const fn cause_of(cause: &Cause) -> (&'static str, Option<RunId>) {
         Cause::GateClosed { .. } => ("gate_closed", None),
         Cause::Held => ("held", None),
         Cause::NoExecutor => ("no_executor", None),
+        Cause::ExecutorUnavailable { .. } => ("executor_unavailable", None),
         Cause::RunOn { run } => ("run_on", Some(*run)),
         Cause::ExecutorLeaving { run } => ("executor_leaving", Some(*run)),
         Cause::BackingOff => ("backing_off", None),

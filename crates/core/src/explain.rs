@@ -2,6 +2,7 @@
 
 use crate::{Decision, Gate, InputId, InputState, Lane, Place, RunId, RuntimeState, Session, Timestamp};
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// The answer to "why is it not running?".
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -53,6 +54,11 @@ pub enum Cause {
     Held,
     /// No executor is attached.
     NoExecutor,
+    /// Whoever makes the session's executor could not; he is asked again. Only the process that owns the session knows.
+    ExecutorUnavailable {
+        /// Why, beginning with a code.
+        why: Arc<str>,
+    },
     /// A run is on.
     RunOn {
         /// This one.
@@ -170,6 +176,18 @@ impl Session {
     }
 }
 
+impl Explanation {
+    /// The same; if nothing but an executor is missing, this is why there is none.
+    #[must_use]
+    pub fn without_executor(mut self, why: Arc<str>) -> Explanation {
+        if self.cause == Cause::NoExecutor {
+            self.cause = Cause::ExecutorUnavailable { why };
+            self.sentence = self.cause.sentence();
+        }
+        self
+    }
+}
+
 impl Cause {
     fn sentence(&self) -> String {
         match self {
@@ -180,6 +198,7 @@ impl Cause {
             Cause::GateClosed { state } => format!("the session is {state:?}"),
             Cause::Held => "the session is held; release it".into(),
             Cause::NoExecutor => "no executor is attached to the session".into(),
+            Cause::ExecutorUnavailable { why } => format!("its agent cannot work, and is tried again: {why}"),
             Cause::RunOn { run } => format!("{run} is on; it runs after it, or joins at its next checkpoint"),
             Cause::ExecutorLeaving { run } => format!("the executor of {run} was cancelled and has not returned yet"),
             Cause::BackingOff => "it failed and backs off".into(),

@@ -263,6 +263,7 @@ impl Actor {
     /// Takes an executor on.
     pub(crate) fn attach(&mut self, executor: Arc<dyn CoreExecutor>, wakes: bool) {
         (self.executor, self.at_once) = (Some(executor), false);
+        self.shared.unattended.clear(self.slot.id);
         if !self.shared.finishing.load(Ordering::SeqCst) {
             self.take_step(Event::Attach { wakes });
         }

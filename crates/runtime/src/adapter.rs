@@ -13,7 +13,7 @@ use crate::{
     object_blobs::ObjectBlobs,
     observer::Observer,
     owner::Slot,
-    shared::{Alarms, Options, Shared, ring},
+    shared::{Alarms, Options, Shared, Unattended, ring},
     store::{ListQuery, SessionRow, Store},
     trace::Tracer,
 };
@@ -192,6 +192,7 @@ impl RuntimeBuilder {
             incarnation: Incarnation::from_uuid(uuid::Uuid::now_v7()),
             sessions: Mutex::new(HashMap::new()),
             alarms: Arc::new(Alarms::default()),
+            unattended: Unattended::default(),
             drains: crate::comms::Drains::default(),
             naming: crate::sweep::Naming::default(),
             finishing: AtomicBool::new(false),
@@ -333,6 +334,12 @@ impl RuntimeSessionAdapter {
     /// [`SessionError::Store`].
     pub async fn list_sessions(&self, query: ListQuery) -> Result<Vec<SessionRow>, SessionError> {
         Ok(self.shared.store.list(query).await?)
+    }
+
+    /// How many sessions have no executor because theirs could not be made: open ones, and those in which something
+    /// waits. [`SessionHandle::explain`] says why of each.
+    pub fn sessions_without_executor(&self) -> usize {
+        self.shared.unattended.count()
     }
 
     /// The store below.

@@ -403,7 +403,11 @@ impl SessionHandle {
     /// [`SessionError`], as for every call.
     pub async fn explain(&self, input: InputId) -> Result<Explanation, SessionError> {
         let clock = Arc::clone(&self.shared.clock);
-        self.look(move |session| session.explain(input, clock.now())).await
+        let said = self.look(move |session| session.explain(input, clock.now())).await?;
+        Ok(match self.shared.unattended.why(self.id()) {
+            Some(why) => said.without_executor(why),
+            None => said,
+        })
     }
 
     /// Waits for the end of an input, by id or key: also of one that was accepted in another life of the process, and

@@ -37,6 +37,11 @@ pub trait Observer: Send + Sync + 'static {
         let _ = delta;
     }
 
+    /// So many more sessions have no executor because theirs cannot be made, or fewer.
+    fn unattended(&self, delta: i64) {
+        let _ = delta;
+    }
+
     /// A store has made entries durable, of so many sessions in one transaction, in so much time.
     fn committed(&self, entries: u64, sessions: u64, took: Duration) {
         let _ = (entries, sessions, took);
@@ -52,12 +57,17 @@ pub(crate) struct Counted(Option<(Arc<dyn Observer>, What)>);
 #[derive(Clone, Copy)]
 enum What {
     Session,
+    Unattended,
     Waiter,
 }
 
 impl Counted {
     pub(crate) fn session(observer: Option<&Arc<dyn Observer>>) -> Counted {
         Counted::new(observer, What::Session)
+    }
+
+    pub(crate) fn unattended(observer: Option<&Arc<dyn Observer>>) -> Counted {
+        Counted::new(observer, What::Unattended)
     }
 
     pub(crate) fn waiter(observer: Option<&Arc<dyn Observer>>) -> Counted {
@@ -73,6 +83,7 @@ impl Counted {
     fn tell(&self, delta: i64) {
         match &self.0 {
             Some((observer, What::Session)) => observer.sessions_open(delta),
+            Some((observer, What::Unattended)) => observer.unattended(delta),
             Some((observer, What::Waiter)) => observer.waiters(delta),
             None => {}
         }

@@ -224,6 +224,7 @@ async fn own(shared: Arc<Shared>, slot: Arc<Slot>, mailbox: Mailbox, mut inbox: 
                     // Nobody waits: the next message, or the alarm, opens it again.
                     shared.alarms.set(slot.id, shared.clock.now() + slot.failed(REOPEN_LONGEST[1]));
                 }
+                shared.unattended.clear(slot.id);
                 slot.shut();
             }
             inbox.close();
@@ -304,7 +305,7 @@ async fn open(
         hub.completed(session.completion_watermark());
     }
     let executor = match (slot.executor(), &shared.factory) {
-        (None, Some(factory)) => make_executor(&**factory, slot.id, agent.as_deref(), shared.options.stop_limit).await,
+        (None, Some(factory)) => make_executor(shared, &**factory, slot.id, agent.as_deref()).await,
         (by_hand, _) => by_hand,
     };
     tell_what_ended(shared, &session, waiters).await?;
@@ -320,22 +321,24 @@ async fn open(
     Ok(actor)
 }
 
-/// Asks for an executor, within a limit, whatever it does. Without one inputs wait, `explain` says for what, and the
-/// next opening asks again.
+/// Asks for an executor, within a limit, whatever it does. Without one inputs wait, `explain` says why there is none, and
+/// the next opening asks again.
 async fn make_executor(
+    shared: &Shared,
     factory: &dyn ExecutorFactory,
     session: SessionId,
     agent: Option<&str>,
-    limit: Duration,
 ) -> Option<Arc<dyn CoreExecutor>> {
+    let limit = shared.options.stop_limit;
     let made = AssertUnwindSafe(async { factory.executor(session, agent).await }).catch_unwind();
-    let error = match tokio::time::timeout(limit, made).await {
+    let why = match tokio::time::timeout(limit, made).await {
         Ok(Ok(Ok(executor))) => return Some(executor),
         Ok(Ok(Err(error))) => error.to_string(),
         Ok(Err(panic)) => format!("the factory panicked: {}", panic_text(&*panic)),
         Err(_) => format!("the factory made none within {limit:?}"),
     };
-    tracing::warn!(%session, error, "no executor could be made");
+    tracing::warn!(%session, error = why, "no executor could be made");
+    shared.unattended.set(session, why.into(), shared.observer.as_ref());
     None
 }
 

@@ -1,8 +1,15 @@
 //! What do all sessions of one adapter share?
 
 use crate::{
-    actor::clean_up, blob::BlobStore, clock::Clock, creation::Policies, executor::ExecutorFactory, observer::Observer,
-    owner::Slot, store::Store, trace::Tracer,
+    actor::clean_up,
+    blob::BlobStore,
+    clock::Clock,
+    creation::Policies,
+    executor::ExecutorFactory,
+    observer::{Counted, Observer},
+    owner::Slot,
+    store::Store,
+    trace::Tracer,
 };
 use std::{
     collections::{BTreeSet, HashMap},
@@ -27,6 +34,7 @@ pub(crate) struct Shared {
     pub(crate) incarnation: Incarnation,
     pub(crate) sessions: Mutex<HashMap<SessionId, Arc<Slot>>>,
     pub(crate) alarms: Arc<Alarms>,
+    pub(crate) unattended: Unattended,
     /// Which sessions hear their peers.
     pub(crate) drains: crate::comms::Drains,
     /// Which blobs must not be forgotten just now.
@@ -107,6 +115,7 @@ impl Shared {
         }
         drop(slots);
         self.alarms.clear(slot.id);
+        self.unattended.clear(slot.id);
         if let Some(executor) = slot.set_executor(None) {
             self.tasks.spawn(clean_up(executor, slot.id, reason, self.options.stop_limit));
         }
@@ -171,6 +180,32 @@ impl Set {
         if let Some(at) = self.by_session.remove(&session) {
             self.by_time.remove(&(at, session));
         }
+    }
+}
+
+/// Why which session has no executor, although somebody makes them: while it is open, and while something waits in it.
+#[derive(Default)]
+pub(crate) struct Unattended(Mutex<HashMap<SessionId, (Arc<str>, Counted)>>);
+
+impl Unattended {
+    pub(crate) fn set(&self, session: SessionId, why: Arc<str>, observer: Option<&Arc<dyn Observer>>) {
+        self.locked().insert(session, (why, Counted::unattended(observer)));
+    }
+
+    pub(crate) fn clear(&self, session: SessionId) {
+        self.locked().remove(&session);
+    }
+
+    pub(crate) fn why(&self, session: SessionId) -> Option<Arc<str>> {
+        self.locked().get(&session).map(|(why, _)| Arc::clone(why))
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.locked().len()
+    }
+
+    fn locked(&self) -> MutexGuard<'_, HashMap<SessionId, (Arc<str>, Counted)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

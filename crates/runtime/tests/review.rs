@@ -15,8 +15,8 @@ use std::{
 };
 use tokio::{sync::Notify, time::Instant};
 use windlass_core::{
-    AbandonReason, AcceptOutcome, BoundaryOutput, ContentBlock, Disposition, Durability, Input, InputState, JsonText,
-    MediaSource, PeerConvention, ProgressPhase, RuntimeState, Seq, SessionId, Timestamp,
+    AbandonReason, AcceptOutcome, BoundaryOutput, Cause, ContentBlock, Disposition, Durability, Input, InputState,
+    JsonText, MediaSource, PeerConvention, ProgressPhase, RuntimeState, Seq, SessionId, Timestamp,
 };
 use windlass_runtime::{
     Attachment, Clock, CompletionOutcome, CoreApplyOutput, CoreExecutor, CoreExecutorError, ExecutorFactory, FeedItem,
@@ -421,6 +421,43 @@ async fn a_factory_that_hangs_or_panics_delays_only_its_session_and_is_asked_aga
         let done = accept(&handle, input(1, "a")).await;
         assert_eq!(text(ends(done.wait()).await), "a", "although somebody waits, so that it is not put away");
     }
+}
+
+/// Makes echoes while it may.
+struct Moody(AtomicBool);
+
+#[async_trait]
+impl ExecutorFactory for Moody {
+    async fn executor(&self, _: SessionId, _: Option<&str>) -> Result<Arc<dyn CoreExecutor>, CoreExecutorError> {
+        if self.0.load(Ordering::SeqCst) {
+            return Ok(echo());
+        }
+        Err(CoreExecutorError::retryable("executor_unavailable: no key"))
+    }
+}
+
+// F055. What waits for an agent that cannot be made used to say no more than that there was none.
+#[tokio::test(start_paused = true)]
+async fn inputs_whose_agent_cannot_be_made_wait_say_why_and_run_when_it_can() {
+    let factory = Arc::new(Moody(AtomicBool::new(false)));
+    let made = Arc::clone(&factory);
+    let rig = Rig::with(|builder| builder.factory(made).idle_after(SECOND));
+    let handle = rig.adapter.create_session(session(1), Some("echo")).await.unwrap();
+    rig.adapter.create_session(session(2), Some("echo")).await.unwrap();
+    handle.accept(input(1, "a")).await.unwrap();
+    assert_eq!(rig.adapter.sessions_without_executor(), 2);
+    for rest in [0, 10] {
+        tokio::time::sleep(rest * SECOND).await;
+        let said = handle.explain(input_id(1)).await.unwrap();
+        assert_eq!(said.cause, Cause::ExecutorUnavailable { why: "executor_unavailable: no key".into() });
+        assert!(said.sentence.ends_with("executor_unavailable: no key"), "{}", said.sentence);
+    }
+    tokio::time::sleep(10 * SECOND).await;
+    assert_eq!(rig.adapter.sessions_without_executor(), 1, "both are put away, and in one of them something waits");
+    factory.0.store(true, Ordering::SeqCst);
+    tokio::time::sleep(60 * SECOND).await;
+    assert_eq!(state(&handle, input_id(1)).await, Some(InputState::Consumed), "without anybody asking");
+    assert_eq!(rig.adapter.sessions_without_executor(), 0);
 }
 
 // Decisions 17. A session with a factory that was stopped and registered again used to have no executor until it was

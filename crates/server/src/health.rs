@@ -109,7 +109,10 @@ async fn readyz(State(state): State<AppState>) -> Result<impl IntoResponse, Prob
         return Err(Problem::new(Code::Draining).detail("the server is shutting down"));
     }
     match state.health().probe(&state).await {
-        Ok(()) => Ok(Json(json!({ "status": "ready" }))),
+        Ok(()) => {
+            let without_executor = state.adapter().sessions_without_executor();
+            Ok(Json(json!({ "status": "ready", "sessions_without_executor": without_executor })))
+        }
         Err(code) => Err(Problem::new(code).retry_after(FRESH)),
     }
 }

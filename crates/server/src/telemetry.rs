@@ -32,6 +32,7 @@ pub struct Metrics {
     attempts: Histogram<u64>,
     run_time: Histogram<f64>,
     sessions: UpDownCounter<i64>,
+    unattended: UpDownCounter<i64>,
     waiters: UpDownCounter<i64>,
     streams: UpDownCounter<i64>,
     events_encoded: Counter<u64>,
@@ -79,7 +80,7 @@ impl Metrics {
             .with_description("Lines of the log that were left out because nobody read it")
             .with_callback(|lines| lines.observe(logging::dropped(), &[]))
             .build();
-        Ok(Metrics {
+        let metrics = Metrics {
             requests: count("windlass_http_requests", "Requests answered, by route, method and status"),
             request_time: time(
                 "windlass_http_request_duration",
@@ -93,6 +94,10 @@ impl Metrics {
             attempts: size("windlass_run_attempt", "Which attempt of its work a start was"),
             run_time: time("windlass_run_duration", "From the start of an attempt to its end"),
             sessions: level("windlass_open_sessions", "Sessions in memory"),
+            unattended: level(
+                "windlass_sessions_without_executor",
+                "Sessions whose agent cannot be made: open ones, and those in which something waits",
+            ),
             waiters: level("windlass_waiters", "Those who wait for the end of an input"),
             events_encoded: count(
                 "windlass_events_encoded",
@@ -108,7 +113,28 @@ impl Metrics {
             refused_envelopes: count("windlass_envelopes_refused", "Envelopes of peers that were refused, by code"),
             registry,
             _provider: provider,
-        })
+        };
+        metrics.show_all();
+        Ok(metrics)
+    }
+
+    /// What is not there cannot be watched: from the start everything is shown whose labels are known beforehand.
+    fn show_all(&self) {
+        for count in [&self.events_encoded, &self.commit_entries, &self.dead_letters, &self.swept_blobs] {
+            count.add(0, &[]);
+        }
+        for level in [&self.open_inputs, &self.sessions, &self.unattended, &self.waiters, &self.streams] {
+            level.add(0, &[]);
+        }
+        for how in ["completed", "failed", "cancelled", "released"] {
+            self.runs.add(0, &[KeyValue::new("how", how)]);
+        }
+        for state in [InputState::Consumed, InputState::Superseded, InputState::Coalesced, InputState::Abandoned] {
+            self.settled.add(0, &[KeyValue::new("state", name_of(state))]);
+        }
+        for how in ["done", "failed"] {
+            self.sweeps.add(0, &[KeyValue::new("how", how)]);
+        }
     }
 
     /// A request was answered.
@@ -190,6 +216,10 @@ impl Observer for Metrics {
 
     fn sessions_open(&self, delta: i64) {
         self.sessions.add(delta, &[]);
+    }
+
+    fn unattended(&self, delta: i64) {
+        self.unattended.add(delta, &[]);
     }
 
     fn waiters(&self, delta: i64) {

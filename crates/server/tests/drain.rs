@@ -168,3 +168,45 @@ async fn a_request_under_way_is_answered_before_the_server_ends() {
     assert_eq!(answer.text().await.unwrap(), "answered");
     timeout(LONG, ended).await.expect("the server ends").unwrap();
 }
+
+// F055. Which agents there are may change while a server is down.
+#[tokio::test]
+async fn what_waits_for_an_agent_that_is_declared_no_more_says_so_until_it_is_back() {
+    let store = Arc::new(MemoryStore::new());
+    let start = async |is_declared: bool| {
+        let mut config = TestServer::config();
+        if is_declared {
+            let words = serde_json::from_value(json!({ "kind": "builtin" })).unwrap();
+            config.agents.insert("words".to_owned(), words);
+        }
+        TestServer::with(Server::builder(config, Arc::clone(&store))).await
+    };
+    let without = async |server: &TestServer, expected: u64| {
+        let ready = server.get("/readyz").await;
+        assert_eq!(ready.body, json!({ "status": "ready", "sessions_without_executor": expected }));
+        let metrics = server.get("/metrics").await.body.as_str().unwrap().to_owned();
+        let level = metrics.lines().find(|line| line.starts_with("windlass_sessions_without_executor{")).unwrap();
+        assert!(level.ends_with(&format!(" {expected}")), "{level}");
+    };
+
+    let server = start(true).await;
+    assert_eq!(server.post("/v1/sessions", &json!({ "name": "s", "agent": "words" })).await.status, 201);
+    assert_eq!(server.post("/v1/sessions/s/hold", &json!({})).await.status, 200);
+    let sent = server.post(INPUTS, &json!({ "kind": "prompt", "text": "hello" })).await;
+    let input = sent.header("location").to_owned();
+    server.into_server().shutdown().await;
+
+    let server = start(false).await;
+    assert_eq!(server.post("/v1/sessions/s/release", &json!({})).await.status, 200);
+    let said = server.get(&format!("{input}/explain")).await.body;
+    assert_eq!((&said["state"], &said["cause"]), (&json!("queued"), &json!("executor_unavailable")), "{said}");
+    let sentence = said["sentence"].as_str().unwrap();
+    assert!(sentence.contains("unknown_agent: no agent is named \"words\"; there are builtin"), "{sentence}");
+    without(&server, 1).await;
+    server.into_server().shutdown().await;
+
+    let server = start(true).await;
+    let ended = server.get(&format!("{input}/wait?timeout=20")).await;
+    assert_eq!((ended.status, &ended.body["state"]), (200, &json!("consumed")), "{ended:?}");
+    without(&server, 0).await;
+}

@@ -72,13 +72,15 @@ impl Actor {
     /// For when there is something to do although nobody asks. Set before the next owner can be called, who knows better.
     pub(super) fn set_alarm(&self) {
         // Whoever could not make an executor is asked again for what waits, but not in haste.
-        let unattended = (self.executor.is_none() && self.shared.factory.is_some()).then(|| {
-            let soonest = self.shared.clock.now() + self.ask_again_after();
-            let waits = self.session.is_pending().then_some(soonest);
-            waits.or(self.session.pending_at().map(|at| at.max(soonest)))
-        });
+        let soonest = self.shared.clock.now() + self.ask_again_after();
+        let waits = self.session.is_pending().then_some(soonest);
+        let waits = waits.or(self.session.pending_at().map(|at| at.max(soonest)));
+        let unattended = waits.filter(|_| self.executor.is_none() && self.shared.factory.is_some());
+        if unattended.is_none() {
+            self.shared.unattended.clear(self.slot.id);
+        }
         let due = self.session.next_due().map(|due| due.at);
-        if let Some(at) = due.into_iter().chain(unattended.flatten()).min() {
+        if let Some(at) = due.into_iter().chain(unattended).min() {
             self.shared.alarms.set(self.slot.id, at);
         }
     }
