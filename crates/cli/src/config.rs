@@ -8,6 +8,7 @@ use crate::{
 };
 use serde::Serialize;
 use std::path::PathBuf;
+use windlass::agent::config::{AgentInvalid, Agents};
 use windlass_server::Config;
 
 /// Show, check and begin a configuration
@@ -41,6 +42,21 @@ struct Found {
     others: Vec<PathBuf>,
 }
 
+/// What was checked.
+#[derive(Serialize)]
+struct Checked {
+    /// The file in force; none: the defaults are.
+    file: Option<PathBuf>,
+    /// What keeps agents from being used here, although nothing is wrong with the file.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    lacking: Vec<String>,
+}
+
+/// The agents whose keys are not there.
+pub(crate) fn agents_without_keys(config: &Config) -> Result<Vec<AgentInvalid>, Failure> {
+    Ok(Agents::new(config.agents.clone()).map_err(Failure::failed)?.without_keys())
+}
+
 pub(crate) fn run(verb: &Verb) -> Result<(), Failure> {
     match verb {
         Verb::Template => output::text(&format!("{}\n{}", Config::template().trim_end(), PROFILES)),
@@ -49,13 +65,15 @@ pub(crate) fn run(verb: &Verb) -> Result<(), Failure> {
             args.format.tell(&shown, |shown| output::text(&toml::to_string(shown).map_err(Failure::failed)?))
         }
         Verb::Check(args) => {
-            args.settings.config()?;
+            let config = args.settings.config()?;
             args.settings.file.check_profiles()?;
-            args.format.tell(&Found { file: args.settings.file.path()?, others: Vec::new() }, |found| {
-                match &found.file {
+            let lacking = agents_without_keys(&config)?.iter().map(ToString::to_string).collect();
+            args.format.tell(&Checked { file: args.settings.file.path()?, lacking }, |checked| {
+                match &checked.file {
                     Some(file) => output::line(format_args!("{} can be used", file.display())),
                     None => output::line("there is no file, and the defaults can be used"),
-                }
+                }?;
+                checked.lacking.iter().try_for_each(|lacking| output::line(format_args!("but for {lacking}")))
             })
         }
         Verb::Path(args) => {

@@ -4,6 +4,7 @@
 
 use crate::{
     arguments::block_on,
+    config::agents_without_keys,
     connection::Connection,
     failure::{Exit, Failure},
     output::{self, Format},
@@ -77,7 +78,12 @@ struct Document<'f> {
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let mut findings = Vec::new();
     match args.settings.config() {
-        Ok(_) => findings.push(ok("config", "can be used")),
+        Ok(config) => {
+            findings.push(ok("config", "can be used"));
+            let hint = "set it where the server starts; until then the agent's inputs wait";
+            let lacking = agents_without_keys(&config)?;
+            findings.extend(lacking.iter().map(|lacking| note("agent", lacking.to_string(), hint)));
+        }
         Err(failure) => findings.push(wrong("config", &failure)),
     }
     match args.settings.store() {
@@ -199,12 +205,21 @@ fn server(args: &Args) -> Result<Finding, Failure> {
     };
     block_on(async {
         let ready = match client.ready().await {
-            Ok(_) => client.version().await,
+            Ok(ready) => client.version().await.map(|version| (ready, version)),
             Err(error) => Err(error),
         };
         Ok(match ready {
-            Ok(version) => {
-                ok("server", format!("{} is ready, version {}", client.url(), output::plain(&version["version"])))
+            Ok((ready, version)) => {
+                let version = output::plain(&version["version"]);
+                let detail = format!("{} is ready, version {version}", client.url());
+                match ready["sessions_without_executor"].as_u64() {
+                    None | Some(0) => ok("server", detail),
+                    Some(sessions) => note(
+                        "server",
+                        format!("{detail}; sessions whose agent cannot be made: {sessions}"),
+                        "windlass explain SESSION INPUT says why; the server's log names them",
+                    ),
+                }
             }
             Err(windlass_client::ClientError::Unreachable { .. }) if !connection.is_named() => {
                 note("server", format!("nobody listens at {}", client.url()), "windlass serve")

@@ -548,3 +548,50 @@ fn nothing_is_coloured_where_nobody_sees_it() {
         assert!(!said.out.contains('\u{1b}') && !said.err.contains('\u{1b}'), "{said:?}");
     }
 }
+
+#[test]
+fn an_agent_without_its_key_is_told_of_before_anybody_needs_it_and_by_what_waits() {
+    let dir = folder();
+    let file = dir.path().join("windlass.toml");
+    let agent = "[agents.words]\nkind = \"process\"\ncommand = [\"cat\"]\nenv_from = [\"NO_SUCH_KEY\"]\n";
+    std::fs::write(&file, agent).expect("a file");
+    let config = ["--config", file.to_str().expect("text")];
+    let lacking = "agents.words: the environment variable NO_SUCH_KEY is not set, and neither is NO_SUCH_KEY_FILE";
+
+    let checked = run(windlass(dir.path()).args(["config", "check"]).args(config));
+    assert_eq!(checked.code, Some(0), "{checked:?}");
+    assert!(checked.out.contains(&format!("but for {lacking}")), "{checked:?}");
+    let checked = run(windlass(dir.path()).args(["config", "check", "--json"]).args(config)).json();
+    assert!(checked["lacking"][0].as_str().expect("text").starts_with(lacking), "{checked}");
+
+    let server = Served::listening(dir.path(), "127.0.0.1:0", &config);
+    let input = sent(&server, "demo", "hello");
+    let said = server.run(&["explain", "demo", &input]);
+    assert!(said.out.contains(&format!("executor_unavailable: {lacking}")), "{said:?}");
+    let doctor = server.run(&[&["doctor", "--json"][..], &config].concat()).json();
+    let note = |name: &str| {
+        let findings = doctor["findings"].as_array().expect("findings");
+        let finding = findings.iter().find(|finding| finding["name"] == name).expect(name);
+        assert_eq!(finding["state"], "note", "{finding}");
+        finding["detail"].as_str().expect("text").to_owned()
+    };
+    assert!(note("agent").starts_with(lacking));
+    assert!(note("server").ends_with("sessions whose agent cannot be made: 1"));
+}
+
+#[test]
+fn what_cannot_be_served_leaves_no_store() {
+    let dir = folder();
+    let store = dir.path().join("new/windlass.db");
+    for (flags, code) in [
+        (&["--listen", "0.0.0.0:0"][..], "unsafe_listen: "),
+        (&["--listen", "0.0.0.0:0", "--behind-proxy"], "unsafe_listen: "),
+        (&["--listen", "127.0.0.1:0", "--tls-cert", "/no/such/cert", "--tls-key", "/no/such/key"], "tls_"),
+    ] {
+        let at = format!("sqlite:{}", store.display());
+        let said = run(windlass(dir.path()).args(["serve", "--store", &at]).args(flags));
+        assert_eq!(said.code, Some(78), "{flags:?}: {said:?}");
+        assert!(said.err.contains(code), "{flags:?}: {said:?}");
+        assert!(!store.parent().expect("a folder").exists(), "{flags:?}");
+    }
+}

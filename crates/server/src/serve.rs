@@ -241,6 +241,9 @@ impl ServerBuilder {
                 let deps =
                     LlmDeps { blobs: self.blobs.clone(), peers: Some(Arc::new(peers.clone())), ..LlmDeps::default() };
                 let agents = Arc::new(Agents::with(config.agents.clone(), deps)?);
+                for lacking in agents.without_keys() {
+                    tracing::warn!(error = %lacking, "an agent cannot be used until its key is there");
+                }
                 (Arc::clone(&agents) as Arc<dyn ExecutorFactory>, agents as Arc<dyn AgentCatalog>)
             }
         };
@@ -492,9 +495,11 @@ pub async fn serve(mut config: Config, ready: impl FnOnce(SocketAddr)) -> Result
     if let Err(error) = rustix::process::setrlimit(rustix::process::Resource::Core, none) {
         tracing::warn!(%error, "a crash may leave a core dump, which holds secrets");
     }
-    // Before the store is touched: whoever listens there already may be writing it.
-    let listener = listen(config.server.listen).await?;
     let (file, blob_folder) = places(&config)?;
+    // Before the store is touched: whoever listens there already may be writing it, and what cannot be served needs none.
+    let listener = listen(config.server.listen).await?;
+    Tls::of(&config.server)?;
+    refuse_exposure(&config, !file.exists() && Jwt::of(&config.auth)?.is_none())?;
     config.store.path = Some(file.clone());
     let folder = file.parent().map(PathBuf::from).unwrap_or_default();
     std::fs::create_dir_all(&folder).map_err(|error| ServeError::Folder { folder, error: Arc::new(error) })?;

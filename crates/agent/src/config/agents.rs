@@ -158,6 +158,15 @@ impl Agents {
         })
     }
 
+    /// The agents whose keys are not there, with what is missing. They cannot be used until it is.
+    pub fn without_keys(&self) -> Vec<AgentInvalid> {
+        let looked = self.by_name.iter().map(|(name, agent)| (name, agent.config.look_for_keys()));
+        let missing = |(name, looked): (&String, Result<(), String>)| {
+            looked.err().map(|problem| AgentInvalid { agent: name.clone(), problem })
+        };
+        looked.filter_map(missing).collect()
+    }
+
     /// Greets an agent in a session of its own, which is kept nowhere. Takes at most a minute; the agent really works,
     /// so a model is really asked, and so is an endpoint that has said before that it is gone: if it answers, it is asked
     /// again from now on.

@@ -104,7 +104,8 @@ impl HttpConfig {
         Ok(endpoint)
     }
 
-    pub(super) fn executor(&self) -> Result<HttpExecutor, String> {
+    /// The endpoint, with what is shown to it.
+    pub(super) fn with_keys(&self) -> Result<Endpoint, String> {
         let mut endpoint = self.endpoint()?;
         if let Some(secrets) = either(self.secret_env.as_deref(), self.secret_file.as_deref(), "secret")? {
             let keys = secrets.expose_secret().split_whitespace();
@@ -118,6 +119,11 @@ impl HttpConfig {
         if let Some(token) = either(self.token_env.as_deref(), self.token_file.as_deref(), "token")? {
             bearer(&mut endpoint.headers, token.expose_secret())?;
         }
+        Ok(endpoint)
+    }
+
+    pub(super) fn executor(&self) -> Result<HttpExecutor, String> {
+        let endpoint = self.with_keys()?;
         let egress = Egress::new(self.rules()).map_err(|error| format!("there is no TLS here: {error}"))?;
         HttpExecutor::new(endpoint, egress).map_err(|refused| refused.to_string())
     }

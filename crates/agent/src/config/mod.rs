@@ -100,6 +100,19 @@ impl AgentConfig {
         }
     }
 
+    /// Whether the keys that it names are there.
+    fn look_for_keys(&self) -> Result<(), String> {
+        match self {
+            AgentConfig::Builtin(_) => Ok(()),
+            AgentConfig::Process(process) => process.keys().map(drop),
+            AgentConfig::Http(http) => http.with_keys().map(drop),
+            AgentConfig::Llm(llm) => {
+                llm.key().map_err(|error| error.to_string())?;
+                look_for_keys_of_mcp(llm)
+            }
+        }
+    }
+
     /// What makes its executors.
     async fn maker(&self, deps: &LlmDeps) -> Result<Maker, String> {
         Ok(match self {
@@ -132,6 +145,17 @@ async fn with_mcp(llm: &LlmConfig, mut deps: LlmDeps) -> Result<LlmDeps, String>
         deps.tools.extend(server.tools().await.map_err(|error| error.to_string())?);
     }
     Ok(deps)
+}
+
+#[cfg(feature = "mcp")]
+fn look_for_keys_of_mcp(llm: &LlmConfig) -> Result<(), String> {
+    let lacks = |name: &str, problem| format!("tools.mcp.{name}: {problem}");
+    llm.tools.mcp.iter().try_for_each(|(name, server)| server.look_for_keys().map_err(|problem| lacks(name, problem)))
+}
+
+#[cfg(not(feature = "mcp"))]
+fn look_for_keys_of_mcp(_: &LlmConfig) -> Result<(), String> {
+    Ok(())
 }
 
 /// What an agent is given: without the feature `mcp` there is nothing to add.

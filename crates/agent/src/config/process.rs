@@ -5,8 +5,9 @@ use crate::{
     Crew, ProcessWorker, Program,
     sandbox::{Profile, Sandbox},
 };
+use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, ffi::OsString, path::PathBuf, time::Duration};
 
 /// An agent that is a program.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -96,9 +97,14 @@ impl ProcessConfig {
         }
     }
 
+    /// What is handed on to the program.
+    pub(super) fn keys(&self) -> Result<Vec<(OsString, SecretString)>, String> {
+        handed_on(&self.env_from)
+    }
+
     pub(super) fn program(&self) -> Result<Program, String> {
         let mut program = Program::new(&self.command);
-        program.secret_env = handed_on(&self.env_from)?;
+        program.secret_env = self.keys()?;
         program.env = self.env.iter().map(|(name, value)| (name.into(), value.into())).collect();
         program.dir = self.dir.clone();
         program.stdout_limit = self.output_limit;

@@ -22,7 +22,12 @@ mod tool;
 
 pub use server::{McpServer, McpUnavailable};
 
-use crate::{egress::AllowedHost, sandbox::Sandbox};
+use crate::{
+    config::keys::{either, handed_on},
+    egress::AllowedHost,
+    sandbox::Sandbox,
+};
+use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -60,6 +65,19 @@ pub struct McpConfig {
     pub timeout_seconds: u64,
     /// Whether what a tool says of its effects is believed.
     pub trust_hints: bool,
+}
+
+impl McpConfig {
+    /// Whether the keys that it names are there.
+    pub(crate) fn look_for_keys(&self) -> Result<(), String> {
+        handed_on(&self.env_from)?;
+        self.token().map(drop)
+    }
+
+    /// What is shown to the endpoint.
+    pub(crate) fn token(&self) -> Result<Option<SecretString>, String> {
+        either(self.token_env.as_deref(), self.token_file.as_deref(), "token")
+    }
 }
 
 impl Default for McpConfig {

@@ -4,7 +4,7 @@ use super::{McpConfig, tool::McpTool};
 use crate::{
     Program,
     complaints::Meter,
-    config::keys::{either, handed_on},
+    config::keys::handed_on,
     egress::{Egress, EgressRules},
     program::{Group, Lines},
     sandbox::Profile,
@@ -231,7 +231,7 @@ impl McpServer {
             // Another session may offer other tools: whoever begins it anew looks at them.
             .reinit_on_expired_session(false)
             .max_sse_event_size(MESSAGE);
-        if let Some(token) = either(config.token_env.as_deref(), config.token_file.as_deref(), "token")? {
+        if let Some(token) = config.token()? {
             settings = settings.auth_header(token.expose_secret());
             self.give(vec![token]);
         }

@@ -198,11 +198,6 @@ impl Sandbox {
     /// [`SandboxError`] names the setting, or what the system lacks.
     pub fn check(&self, dir: Option<&Path>) -> Result<(), SandboxError> {
         let invalid = |field, problem: &str| Err(SandboxError::Invalid { field, problem: problem.into() });
-        WARNING.call_once(|| {
-            if rustix::process::geteuid().is_root() {
-                tracing::warn!("programs of agents run as root; run Windlass as a user of its own");
-            }
-        });
         if self.profile() == Profile::None {
             return match () {
                 () if self.network => invalid("network", "it is for profile = \"workspace\"; set that or remove it"),
@@ -250,6 +245,11 @@ impl Sandbox {
 
     /// The command that starts a program, and whether it is a launcher's, which is asked to end by `SIGTERM`.
     pub(crate) fn command(&self, argv: &[impl AsRef<OsStr>]) -> Result<(Command, bool), SandboxError> {
+        WARNING.call_once(|| {
+            if rustix::process::geteuid().is_root() {
+                tracing::warn!("programs of agents run as root; run Windlass as a user of its own");
+            }
+        });
         match EXECUTABLE.get() {
             Some(launcher) => {
                 let mut command = Command::new(launcher);

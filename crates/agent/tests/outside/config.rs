@@ -123,6 +123,49 @@ fn descriptions_hold_no_secrets() {
     assert_eq!(agents.describe("nobody"), None);
 }
 
+#[test]
+fn keys_that_are_not_there_are_named_before_anything_is_made() {
+    let agents = agents(
+        r#"
+        [asks]
+        kind = "llm"
+        dialect = "openai"
+        base_url = "https://models.example.com/v1"
+        model = "m"
+        api_key_env = "WINDLASS_TEST_NO_KEY"
+        [plain]
+        kind = "process"
+        command = ["python3", "agent.py"]
+        env_from = ["PATH"]
+        [posts]
+        kind = "http"
+        url = "https://example.com/run"
+        token_file = "/no/such/token"
+        [runs]
+        kind = "process"
+        command = ["python3", "agent.py"]
+        env_from = ["WINDLASS_TEST_NO_KEY"]
+        [tools]
+        kind = "llm"
+        dialect = "openai"
+        base_url = "https://models.example.com/v1"
+        model = "m"
+        tools.mcp.files = { url = "https://mcp.example.com/", token_env = "WINDLASS_TEST_NO_KEY" }
+        "#,
+    );
+    let lacking: Vec<String> = agents.without_keys().iter().map(ToString::to_string).collect();
+    let no_variable = "the environment variable WINDLASS_TEST_NO_KEY is not set, and neither is \
+                       WINDLASS_TEST_NO_KEY_FILE; set one of them";
+    let no_file = "the key file /no/such/token cannot be read: No such file or directory (os error 2)";
+    let expected = [
+        format!("agents.asks: missing_key: api_key_env: {no_variable}"),
+        format!("agents.posts: {no_file}"),
+        format!("agents.runs: {no_variable}"),
+        format!("agents.tools: tools.mcp.files: {no_variable}"),
+    ];
+    assert_eq!(lacking, expected);
+}
+
 #[tokio::test]
 async fn agents_run_by_name_and_unknown_ones_say_who_is_there() {
     let agents = agents("[one]\nkind = \"process\"\ncommand = [\"/bin/echo\", \"one\"]\n[two]\nkind = \"builtin\"");
