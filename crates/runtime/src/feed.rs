@@ -9,7 +9,13 @@ use crate::{
     store::{Store, StoreError},
 };
 use std::sync::Arc;
-use tokio::sync::{broadcast, watch};
+use tokio::sync::{
+    broadcast::{
+        self,
+        error::{RecvError, TryRecvError},
+    },
+    watch,
+};
 use windlass_core::{CompletionSeq, Entry, JsonText, RunId, Seq};
 
 /// Where a session announces what it has committed. Made when somebody first follows it.
@@ -153,12 +159,9 @@ impl Feed {
     /// Other errors as for [`Store::read`]; ask again to go on.
     pub async fn next(&mut self) -> Result<FeedItem, StoreError> {
         loop {
-            if let Some(entry) = self.page.next() {
-                self.after = entry.seq;
-                return Ok(FeedItem::Entry(entry));
+            if let Some(item) = self.at_hand() {
+                return Ok(item);
             }
-            // An error says that nothing more is told; it cannot be while the session is known.
-            self.behind |= self.reached.has_changed().unwrap_or(true);
             if self.behind {
                 // Seen before it is read, so that no commit can fall between the read and the wait.
                 let ended = self.reached.borrow_and_update().ended;
@@ -176,14 +179,32 @@ impl Feed {
                 biased;
                 progress = self.progress.recv() => match progress {
                     Ok(progress) => return Ok(FeedItem::Progress(progress)),
-                    Err(broadcast::error::RecvError::Lagged(missed)) => return Ok(FeedItem::ProgressMissed(missed)),
-                    Err(broadcast::error::RecvError::Closed) => unreachable!("the session is known while it is followed"),
+                    Err(RecvError::Lagged(missed)) => return Ok(FeedItem::ProgressMissed(missed)),
+                    Err(RecvError::Closed) => unreachable!("the session is known while it is followed"),
                 },
                 changed = self.reached.changed() => {
                     changed.expect("the session is known while it is followed");
                     self.behind = true;
                 }
             }
+        }
+    }
+
+    /// The next item, if nothing has to be read or waited for.
+    pub fn at_hand(&mut self) -> Option<FeedItem> {
+        if let Some(entry) = self.page.next() {
+            self.after = entry.seq;
+            return Some(FeedItem::Entry(entry));
+        }
+        // An error says that nothing more is told; it cannot be while the session is known.
+        self.behind |= self.reached.has_changed().unwrap_or(true);
+        if self.behind {
+            return None;
+        }
+        match self.progress.try_recv() {
+            Ok(progress) => Some(FeedItem::Progress(progress)),
+            Err(TryRecvError::Lagged(missed)) => Some(FeedItem::ProgressMissed(missed)),
+            Err(TryRecvError::Empty | TryRecvError::Closed) => None,
         }
     }
 }

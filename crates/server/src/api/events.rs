@@ -114,7 +114,7 @@ pub(crate) async fn session(
                 match sight.watch(follower.next()).await {
                     Seen::Item(Item::Entry(_, event)) => break together(event.whole(), follower, progress),
                     Seen::Item(Item::Live(_)) if !progress => {}
-                    Seen::Item(Item::Live(event) | Item::Gap(event)) => break event,
+                    Seen::Item(Item::Live(events) | Item::Gap(events)) => break together(events, follower, progress),
                     Seen::Item(Item::Deleted) => break sight.end(ended(Some(follower.session()), "deleted")),
                     Seen::News(news) => break news,
                     Seen::Over => return None,

@@ -26,7 +26,7 @@ use tokio::sync::broadcast::{
 use tokio_util::sync::CancellationToken;
 use windlass_api::{Ended, Gap, Lagged, Time};
 use windlass_core::{Entry, JsonText, Record, RunId, Seq, SessionId, Timestamp};
-use windlass_runtime::{Clock as _, FeedItem, SessionHandle, SystemClock, store::StoreError};
+use windlass_runtime::{Clock as _, FeedItem, Progress, SessionHandle, SystemClock, store::StoreError};
 
 /// Events that a channel keeps. With [`LARGEST`] this bounds a channel to one mebibyte.
 const KEPT: usize = 64;
@@ -71,7 +71,11 @@ enum What {
     Large {
         seq: Seq,
     },
-    Live(Bytes),
+    /// So many pieces of progress, each an event of its own.
+    Live {
+        pieces: u64,
+        events: Bytes,
+    },
     /// Progress that nobody can be shown.
     Missed,
     Deleted,
@@ -229,10 +233,15 @@ impl Channel {
 async fn encode(state: &AppState, session: SessionHandle, head: Seq, channel: &Weak<Channel>) {
     let id = session.id();
     let mut feed = session.feed(head);
+    let mut ahead = None;
     loop {
         let (mut answered, mut began) = (Vec::new(), Timestamp::ZERO);
         let mut pieces = 0;
-        let what = match feed.next().await {
+        let item = match ahead.take() {
+            Some(item) => Ok(item),
+            None => feed.next().await,
+        };
+        let what = match item {
             Ok(FeedItem::Entry(entry)) => {
                 state.metrics().event_encoded();
                 let mark = Mark::of(&entry);
@@ -247,11 +256,23 @@ async fn encode(state: &AppState, session: SessionHandle, head: Seq, channel: &W
                 }
             }
             Ok(FeedItem::Progress(progress)) => {
+                let mut events = live(id, &progress);
                 pieces = 1;
-                match live(id, progress.run, &progress.delta) {
-                    event if event.len() <= LARGEST => What::Live(event),
-                    _ => What::Missed,
+                // Pieces are small and come many at once: those that are ready share what it costs to send one.
+                while ahead.is_none() && events.len() < LARGEST {
+                    match feed.at_hand() {
+                        Some(FeedItem::Progress(next)) => match live(id, &next) {
+                            event if events.len() + event.len() <= LARGEST => {
+                                events.push_str(&event);
+                                pieces += 1;
+                            }
+                            _ => ahead = Some(FeedItem::Progress(next)),
+                        },
+                        Some(other) => ahead = Some(other),
+                        None => break,
+                    }
                 }
+                if events.len() <= LARGEST { What::Live { pieces, events: events.into() } } else { What::Missed }
             }
             Ok(FeedItem::ProgressMissed(missed)) => {
                 pieces = missed;
@@ -334,7 +355,7 @@ impl Follower {
                     Err(StoreError::Pruned { oldest }) => {
                         let gap = Gap { session: self.session, after: self.after.0, oldest: oldest.next().0 };
                         self.after = oldest;
-                        return Item::Gap(event("gap", &gap));
+                        return Item::Gap(event("gap", &gap).into());
                     }
                     Err(error) => {
                         tracing::warn!(session = %self.session, %error, "a stream could not read, trying again");
@@ -387,7 +408,7 @@ impl Follower {
             }
             Err(RecvError::Closed) => return Some(Item::Deleted),
         };
-        let own = u64::from(matches!(shared.what, What::Live(_)));
+        let own = if let What::Live { pieces, .. } = shared.what { pieces } else { 0 };
         let missed = (shared.shown - own).saturating_sub(self.shown);
         self.shown = self.shown.max(shared.shown);
         match shared.what {
@@ -395,12 +416,12 @@ impl Follower {
                 self.page.push_back(Item::Entry(mark, event));
             }
             What::Entry { mark: Mark { seq, .. }, .. } | What::Large { seq } => self.behind = seq > self.after,
-            What::Live(event) => self.page.push_back(Item::Live(event)),
+            What::Live { events, .. } => self.page.push_back(Item::Live(events)),
             What::Missed => {}
             What::Deleted => self.page.push_back(Item::Deleted),
         }
         let lagged = Lagged { session: self.session, missed };
-        (missed > 0).then(|| Item::Live(event("lagged", &lagged)))
+        (missed > 0).then(|| Item::Live(event("lagged", &lagged).into()))
     }
 }
 
@@ -432,17 +453,17 @@ fn encoded(session: SessionId, entry: &Entry) -> Encoded {
     Encoded { whole: text.into(), id_at }
 }
 
-fn live(session: SessionId, run: RunId, delta: &JsonText) -> Bytes {
-    event("progress", &LiveData { session, live: true, run, delta })
+fn live(session: SessionId, progress: &Progress) -> String {
+    event("progress", &LiveData { session, live: true, run: progress.run, delta: &progress.delta })
 }
 
 /// The event that ends a stream.
 pub(super) fn ended(session: Option<SessionId>, reason: &str) -> Bytes {
-    event("end", &Ended { session, reason: reason.to_owned() })
+    event("end", &Ended { session, reason: reason.to_owned() }).into()
 }
 
-fn event(name: &str, data: &impl Serialize) -> Bytes {
-    format!("event: {name}\ndata: {}\n\n", line(data)).into()
+fn event(name: &str, data: &impl Serialize) -> String {
+    format!("event: {name}\ndata: {}\n\n", line(data))
 }
 
 /// JSON on one line: what executors commit passes through as they wrote it, line breaks and all.
