@@ -4,7 +4,7 @@
 
 use crate::transcript::{Message, notices, said};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use serde_json::{Value, json, value::RawValue};
+use serde_json::{Map, Value, json, value::RawValue};
 use std::sync::Arc;
 use windlass_core::{
     Accepted, BoundaryOutput, CompletionSeq, Entry, JsonText, PendingTool, Record, RunEnd, RunId, RunResult, Seq,
@@ -87,7 +87,24 @@ pub(crate) struct Answer {
 
 impl Answer {
     /// The members that make an object an answer.
-    pub(crate) const MEMBERS: [&str; 5] = ["text", "structured", "message_count", "delta", "pending"];
+    const MEMBERS: [&str; 5] = ["text", "structured", "message_count", "delta", "pending"];
+
+    /// Whether an object of these members is one.
+    pub(crate) fn has<'m>(mut members: impl Iterator<Item = &'m String>) -> bool {
+        members.any(|member| Answer::MEMBERS.contains(&member.as_str()))
+    }
+
+    /// Reads one, in an object that may say more. An object that says something, and nothing of an answer, is a mistake.
+    ///
+    /// # Errors
+    /// What about it is not understood, with the beginning of it.
+    pub(crate) fn read(text: &str, envelope: &[&str]) -> Result<Answer, String> {
+        let members: Map<String, Value> = part(text)?;
+        if Answer::has(members.keys()) || members.keys().all(|member| envelope.contains(&member.as_str())) {
+            return part(text);
+        }
+        Err(format!("none of {} is in: {}", Answer::MEMBERS.join(", "), excerpt(text)))
+    }
 }
 
 /// How it says that a run did not end well.

@@ -92,10 +92,8 @@ fn output(finished: &Finished, complaints: &Complaints) -> Result<Answer, CoreEx
     }
     let plain = || Answer { text: Some(text.to_owned()), ..Answer::default() };
     // Words that happen to begin with a brace, and objects that are no answer of ours, are words.
-    let known =
-        |object: &serde_json::Map<String, Value>| Answer::MEMBERS.iter().any(|member| object.contains_key(*member));
     match serde_json::from_str::<Value>(text) {
-        Ok(Value::Object(object)) if known(&object) => {
+        Ok(Value::Object(object)) if Answer::has(object.keys()) => {
             serde_json::from_str(text).map_err(|error| protocol_error(format!("the answer's {error}")))
         }
         _ => Ok(plain()),

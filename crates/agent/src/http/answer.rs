@@ -133,7 +133,7 @@ async fn whole(endpoint: &Endpoint, mut response: Response) -> Result<Answer, Co
         // More likely a proxy or a crash than an agent with nothing to say: that would be {} or 204.
         return Err(CoreExecutorError::retryable("executor_protocol_error: the answer is empty"));
     }
-    part(text).map_err(protocol_error)
+    Answer::read(text, &[]).map_err(protocol_error)
 }
 
 /// What the stream brings, event by event.
@@ -162,7 +162,7 @@ async fn follow(
                 }
             }
             "commit" => {
-                let answer = part(&data).map_err(wrong)?;
+                let answer = Answer::read(&data, &[]).map_err(wrong)?;
                 turn.commit(minutes.boundary(&answer)).await?;
                 minutes.confirm(turn).await?;
             }
@@ -170,7 +170,7 @@ async fn follow(
                 checkpoints += 1;
                 executor.steer(turn, id, checkpoints, &mut minutes).await?;
             }
-            "result" => return minutes.end(turn, part(&data).map_err(wrong)?).await,
+            "result" => return minutes.end(turn, Answer::read(&data, &[]).map_err(wrong)?).await,
             "failed" => return Err(part::<Refusal>(&data).map_err(wrong)?.into()),
             // Comments, pings, and what later versions may say.
             _ => {}

@@ -329,12 +329,15 @@ fn jittered(pause: Duration) -> Duration {
     pause.mul_f64(0.75 + chance as f64 / 2_000.0)
 }
 
-/// An error with its causes.
+/// An error with its causes, as far as it does not tell them itself.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut words = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
-        words = format!("{words}: {error}");
+        let why = error.to_string();
+        if !words.ends_with(&why) {
+            words = format!("{words}: {why}");
+        }
         cause = error.source();
     }
     words

@@ -15,7 +15,7 @@ use reqwest::Url;
 use rmcp::{
     RoleClient,
     model::{PaginatedRequestParams, ProtocolVersion, Tool as Offer},
-    service::{ClientLifecycleMode, ClientServiceExt, Peer, RunningService},
+    service::{ClientInitializeError, ClientLifecycleMode, ClientServiceExt, Peer, RunningService},
     transport::{
         StreamableHttpClientTransport, async_rw::AsyncRwTransport,
         streamable_http_client::StreamableHttpClientTransportConfig,
@@ -216,7 +216,7 @@ impl McpServer {
             }
         }));
         let transport = AsyncRwTransport::new_client(stdout, stdin).with_max_line_length(MESSAGE);
-        let service = ().serve_with_lifecycle(transport, lifecycle()).await.map_err(|error| error.to_string())?;
+        let service = ().serve_with_lifecycle(transport, lifecycle()).await.map_err(not_begun)?;
         let offers = offers(&service).await?;
         Ok(Connection { service, offers, _group: Some(group), _complaints: Some(complaints) })
     }
@@ -237,9 +237,20 @@ impl McpServer {
         }
         // Its client judges the address each time that it dials; the URL stays the same.
         let transport = StreamableHttpClientTransport::with_client(egress.client().clone(), settings);
-        let service = ().serve_with_lifecycle(transport, lifecycle()).await.map_err(|error| error.to_string())?;
+        let service = ().serve_with_lifecycle(transport, lifecycle()).await.map_err(not_begun)?;
         let offers = offers(&service).await?;
         Ok(Connection { service, offers, _group: None, _complaints: None })
+    }
+}
+
+/// Why a connection could not be begun, in whichever way.
+fn not_begun(error: ClientInitializeError) -> String {
+    match error {
+        ClientInitializeError::LegacyFallbackFailed { discover, fallback } => {
+            let (newest, old) = (not_begun(*discover), not_begun(*fallback));
+            if newest == old { newest } else { format!("{newest}; and in the way of older servers: {old}") }
+        }
+        error => error.to_string(),
     }
 }
 

@@ -104,9 +104,7 @@ impl McpTool {
         if let (true, Some(value)) = (words.is_empty(), structured) {
             words = value.to_string();
         }
-        if is_error {
-            words = self.server.discreet(&words);
-        }
+        let words = self.server.discreet(&words);
         Reply::Done { content: shown(words.as_bytes(), RESULT), is_error }
     }
 

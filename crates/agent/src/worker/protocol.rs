@@ -114,6 +114,9 @@ struct Page {
 /// The most boundaries of before in one answer.
 const PAGE: u32 = 256;
 
+/// The members of every line about a run.
+const ENVELOPE: [&str; 2] = ["type", "run"];
+
 /// Understands a line.
 ///
 /// # Errors
@@ -127,8 +130,8 @@ pub(super) fn parse(line: &str) -> Result<Said, String> {
     Ok(match kind {
         Kind::Progress => Said::Progress { run, delta: part::<Shown>(line)?.delta.into() },
         Kind::Checkpoint => Said::Checkpoint { run },
-        Kind::Commit => Said::Commit { run, answer: part(line)? },
-        Kind::Result => Said::Result { run, answer: part(line)? },
+        Kind::Commit => Said::Commit { run, answer: Answer::read(line, &ENVELOPE)? },
+        Kind::Result => Said::Result { run, answer: Answer::read(line, &ENVELOPE)? },
         Kind::Failed => Said::Failed { run, refusal: part(line)? },
         Kind::History | Kind::Op => {
             let Page { after, limit } = part(line)?;

@@ -78,8 +78,15 @@ pub(crate) fn sh(script: &str) -> Program {
 }
 
 /// Whether there is such a program here.
+///
+/// # Panics
+/// If there is not although `WINDLASS_JUDGES=required`.
 pub(crate) fn has(program: &str) -> bool {
-    std::process::Command::new(program).arg("--version").output().is_ok_and(|output| output.status.success())
+    let asked = std::process::Command::new(program).arg("--version").output();
+    let is_there = asked.is_ok_and(|output| output.status.success());
+    let may_lack = std::env::var_os("WINDLASS_JUDGES").is_none_or(|judges| judges != "required");
+    assert!(is_there || may_lack, "there is no {program} here");
+    is_there
 }
 
 pub(crate) fn repository() -> PathBuf {

@@ -242,6 +242,12 @@ async fn whatever_it_answers_ends_in_a_typed_outcome() {
         ("words", ok("good day"), "executor_protocol_error: expected a JSON object, not: good day", 1),
         ("a list", ok(r#"["text"]"#), "executor_protocol_error: expected a JSON object, not: [", 1),
         ("wrong shape", ok(r#"{"text":7}"#), "executor_protocol_error: invalid type: integer `7`", 1),
+        (
+            "a slip",
+            ok(r#"{"txet":"good day"}"#),
+            "executor_protocol_error: none of text, structured, message_count, delta, pending is in: {\"txet\"",
+            1,
+        ),
         ("half", ok(r#"{"text":"#), "executor_protocol_error: EOF while parsing", 1),
         (
             "no UTF-8",

@@ -221,9 +221,12 @@ async fn quotes(State(ready): State<Arc<AtomicU32>>, headers: HeaderMap, body: J
             answer("error", json!({ "code": -32001, "message": words })).into_response()
         }
         ("tools/list", _) => {
-            let tools = ["says", "fails", "lies", "breaks"].map(tool);
+            let tools = ["says", "fails", "lies", "breaks"].map(tool).to_vec();
+            let plain = json!({ "name": "answers", "inputSchema": { "type": "object" } });
+            let tools = [tools, vec![plain]].concat();
             answer("result", json!({ "tools": tools })).into_response()
         }
+        ("tools/call", "answers") => answer("result", json!({ "content": text() })).into_response(),
         ("tools/call", "says") => answer("error", json!({ "code": -32000, "message": words })).into_response(),
         ("tools/call", "fails") => answer("result", json!({ "content": text(), "isError": true })).into_response(),
         ("tools/call", "lies") => {
@@ -236,7 +239,7 @@ async fn quotes(State(ready): State<Arc<AtomicU32>>, headers: HeaderMap, body: J
 }
 
 #[tokio::test]
-async fn what_a_server_says_in_errors_is_told_without_its_token() {
+async fn what_a_server_says_is_told_without_its_token() {
     let ready = Arc::new(AtomicU32::new(0));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let host = listener.local_addr().expect("bound").to_string();
@@ -257,13 +260,15 @@ async fn what_a_server_says_in_errors_is_told_without_its_token() {
     let tools = McpServer::new("loud", config).tools().await.expect("tools");
     let tools: Tools = tools.into_iter().map(|tool| (tool.name().to_owned(), tool)).collect();
     for (name, expected) in [
+        ("answers", "*** is no good"),
         ("says", "mcp_error: *** is no good (-32000)"),
         ("fails", "*** is no good"),
         ("lies", "mcp_schema_violation: the result is not what was promised: \"*** is no good\" is not of type"),
         ("breaks", "mcp_outcome_unknown: "),
     ] {
         let (said, failed) = call(&tools[&format!("loud__{name}")], json!({})).await;
-        assert!(said.starts_with(expected) && !said.contains(TOKEN) && failed, "{name}: {said}");
+        assert!(said.starts_with(expected) && !said.contains(TOKEN), "{name}: {said}");
+        assert_eq!(failed, name != "answers", "{name}: {said}");
     }
 }
 

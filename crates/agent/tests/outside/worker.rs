@@ -131,6 +131,11 @@ async fn whatever_it_does_is_contained_and_the_next_run_is_served() {
             script(r#"printf '{"type":"result","run":"%s","text":7}\n' "$run""#),
             "executor_protocol_error: invalid type: integer `7`, expected a string",
         ),
+        (
+            "a slip",
+            script(r#"printf '{"type":"result","run":"%s","txet":"good day"}\n' "$run""#),
+            "executor_protocol_error: none of text, structured, message_count, delta, pending is in: {\"type\"",
+        ),
         ("no UTF-8", script(r"printf '\377\376\n'"), "executor_protocol_error: its line is no text"),
         ("a huge line", small, "result_too_large: a line was longer than 1000 bytes"),
         ("half a line", script(r#"printf '{"type":"resu'; exit 0"#), "executor_protocol_error: EOF while parsing"),

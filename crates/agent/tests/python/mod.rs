@@ -7,6 +7,9 @@ use std::{
 
 /// A Python of a virtual environment that has these packages of PyPI, made and filled if it does not exist; none, with
 /// the reason said, where it cannot be had. The packages are named as they are imported.
+///
+/// # Panics
+/// Where it cannot be had although `WINDLASS_JUDGES=required`.
 pub(crate) fn python_with(packages: &[&str]) -> Option<PathBuf> {
     let venv = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("python-with-{}", packages.join("-")));
     let python = venv.join("bin/python");
@@ -22,6 +25,8 @@ pub(crate) fn python_with(packages: &[&str]) -> Option<PathBuf> {
     match made {
         Ok(()) => Some(python),
         Err(why) => {
+            let may_lack = std::env::var_os("WINDLASS_JUDGES").is_none_or(|judges| judges != "required");
+            assert!(may_lack, "the packages {packages:?} cannot be had here: {why}");
             eprintln!("SKIPPED: the packages {packages:?} cannot be had here ({why}); nothing was judged");
             None
         }
