@@ -13,7 +13,7 @@ pub(crate) use leaving::UNREGISTERED;
 pub(crate) use turns::{clean_up, panic_text};
 
 use self::{
-    snapshots::{SinceSnapshot, entry_bytes},
+    snapshots::SinceSnapshot,
     traces::TracedRun,
     turns::{RunningTurn, gone},
 };
@@ -26,7 +26,7 @@ use crate::{
     observer::Counted,
     owner::Slot,
     shared::Shared,
-    store::{Append, IndexChange, Opened, SessionStatus, StoreError},
+    store::{Append, IndexChange, Opened, SessionStatus, StoreError, about_bytes},
     sweep::Named,
     trace::how_of,
     waiters::Waiters,
@@ -139,7 +139,7 @@ impl Actor {
         opened: &Opened,
     ) -> Actor {
         let at = opened.snapshot.as_ref().map_or(Seq::ZERO, |(at, _)| *at);
-        let bytes = opened.tail.iter().map(|entry| entry_bytes(&entry.record)).sum();
+        let bytes = opened.tail.iter().map(|entry| about_bytes(&entry.record) as u64).sum();
         let since_snapshot = SinceSnapshot {
             at,
             records: opened.tail.len() as u64,
@@ -413,7 +413,7 @@ impl Actor {
         let entries = std::mem::take(&mut self.step.entries);
         let head = self.session.head();
         self.since_snapshot.records += entries.len() as u64;
-        self.since_snapshot.bytes += entries.iter().map(|entry| entry_bytes(&entry.record)).sum::<u64>();
+        self.since_snapshot.bytes += entries.iter().map(|entry| about_bytes(&entry.record) as u64).sum::<u64>();
         let accepted = entries.iter().filter_map(|entry| match &entry.record {
             Record::InputAccepted(accepted) => Some(IndexChange::Accepted {
                 input: accepted.input.id(),

@@ -9,7 +9,7 @@ use crate::{
     documents::{Document, DocumentError, Documents, checked},
     store::{
         Append, IndexChange, InputQuery, InputRef, InputRow, ListQuery, Loaded, Opened, PutSnapshot, Room, SessionRow,
-        SessionStatus, Store, StoreError, Usage, json_bytes,
+        SessionStatus, Store, StoreError, Usage, about_bytes,
     },
 };
 use async_trait::async_trait;
@@ -191,8 +191,8 @@ impl Store for MemoryStore {
         });
         let mut entries: Vec<Arc<Entry>> = read.unwrap_or(Ok(Vec::new()))?;
         let mut room = Room::page(limit);
-        // Counted after the lock is given back.
-        let taken = entries.iter().take_while(|entry| room.takes(json_bytes(&entry.record))).count();
+        // Counted after the lock is given back, and roughly: nothing is copied.
+        let taken = entries.iter().take_while(|entry| room.takes(about_bytes(&entry.record))).count();
         entries.truncate(taken);
         Ok(entries)
     }

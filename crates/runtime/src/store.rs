@@ -8,8 +8,8 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use windlass_core::{
-    Entry, Fence, Gate, IdempotencyKey, InputId, InputKind, InputState, Profile, Record, RunBoundaryReceipt, RunId,
-    Seq, Session, SessionId, Snapshot, Timestamp,
+    Entry, Fence, Gate, IdempotencyKey, InputId, InputKind, InputState, JsonText, Profile, Record, RunBoundaryReceipt,
+    RunEnd, RunId, Seq, Session, SessionId, Snapshot, Terminal, Timestamp,
 };
 
 /// Where journals are kept. One store serves many sessions and any number of callers at once.
@@ -158,6 +158,25 @@ impl Room {
         self.items -= 1;
         self.bytes = self.bytes.saturating_sub(bytes);
         true
+    }
+}
+
+/// About how many bytes a record takes in a journal, without writing it.
+pub(crate) fn about_bytes(record: &Record) -> usize {
+    let len = |delta: &Option<JsonText>| delta.as_ref().map_or(0, |delta| delta.get().len());
+    let said = |terminal: &Terminal| match terminal {
+        Terminal::Result(result) => result.text.len() + result.structured.as_ref().map_or(0, json_bytes),
+        Terminal::CallbackPending(_) | Terminal::NoResult => 0,
+    };
+    200 + match record {
+        Record::InputAccepted(accepted) => 400 + accepted.input.payload_bytes(),
+        Record::BoundaryCommitted(boundary) => len(&boundary.delta),
+        Record::RunEnded(ended) => match &ended.end {
+            RunEnd::Completed { delta, terminal, .. } => 300 + len(delta) + said(terminal),
+            RunEnd::Failed { .. } | RunEnd::Cancelled { .. } | RunEnd::Released { .. } => 300,
+        },
+        Record::Noted { note } => note.get().len(),
+        _ => 0,
     }
 }
 

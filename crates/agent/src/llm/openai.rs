@@ -11,8 +11,9 @@ use super::{
 };
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use secrecy::{ExposeSecret, SecretString};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::IgnoredAny};
 use serde_json::{Map, Value, json};
+use std::borrow::Cow;
 
 /// The vendor's own address.
 pub(crate) const BASE_URL: &str = "https://api.openai.com/v1";
@@ -160,6 +161,45 @@ struct Chunk {
     error: Value,
 }
 
+/// The usual chunk, which says a few words and nothing else: read without a copy, for there are thousands of them.
+#[derive(Deserialize)]
+struct Plain<'d> {
+    #[serde(borrow)]
+    choices: [PlainChoice<'d>; 1],
+    #[serde(default)]
+    usage: Option<IgnoredAny>,
+    #[serde(default)]
+    error: Option<IgnoredAny>,
+}
+
+#[derive(Deserialize)]
+struct PlainChoice<'d> {
+    #[serde(default)]
+    index: u64,
+    #[serde(borrow)]
+    delta: PlainDelta<'d>,
+    #[serde(default)]
+    finish_reason: Option<IgnoredAny>,
+}
+
+/// Whatever else it holds has to be kept.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PlainDelta<'d> {
+    #[serde(borrow)]
+    content: Cow<'d, str>,
+}
+
+impl<'d> Plain<'d> {
+    /// The words of such a chunk; none if it is another one.
+    fn words(data: &'d str) -> Option<Cow<'d, str>> {
+        let Plain { choices: [choice], usage: None, error: None } = serde_json::from_str(data).ok()? else {
+            return None;
+        };
+        (choice.index == 0 && choice.finish_reason.is_none()).then_some(choice.delta.content)
+    }
+}
+
 /// A message that comes in chunks.
 #[derive(Default)]
 struct Chunks {
@@ -176,6 +216,13 @@ impl Reader for Chunks {
             self.ended = true;
             return Ok(Heard::End);
         }
+        if let Some(words) = Plain::words(data) {
+            // What follows the end of an answer is a repetition, and adds nothing.
+            if self.stop.is_none() {
+                self.say(&words, heard);
+            }
+            return Ok(if self.stop.is_some() { Heard::Whole } else { Heard::More });
+        }
         let mut chunk: Chunk = parse(data)?;
         if let Some(error) = ModelError::named(&chunk.error) {
             return Err(error);
@@ -184,7 +231,6 @@ impl Reader for Chunks {
         let choice = chunk.choices.as_array_mut().and_then(|choices| {
             choices.iter_mut().find(|choice| choice.get("index").and_then(Value::as_u64).unwrap_or(0) == 0)
         });
-        // What follows the end of an answer is a repetition, and adds nothing.
         if let Some(choice) = choice.filter(|_| self.stop.is_none()) {
             if let Some(Value::Object(delta)) = choice.get_mut("delta").map(Value::take) {
                 self.take(delta, heard);
@@ -240,6 +286,17 @@ impl Reader for Chunks {
 }
 
 impl Chunks {
+    /// Takes in words: what [`Chunks::take`] does with a delta that holds nothing else.
+    fn say(&mut self, words: &str, heard: &mut dyn FnMut(Piece<'_>)) {
+        if !words.is_empty() {
+            heard(Piece::Text(words));
+        }
+        match self.message.get_mut("content") {
+            Some(Value::String(there)) => there.push_str(words),
+            _ => drop(self.message.insert("content".into(), words.into())),
+        }
+    }
+
     fn take(&mut self, mut delta: Map<String, Value>, heard: &mut dyn FnMut(Piece<'_>)) {
         if let Some(Value::Array(calls)) = delta.remove("tool_calls") {
             for call in calls {
@@ -299,4 +356,44 @@ fn tool_call(at: usize, call: &mut Value) -> ToolCall {
 fn usage(usage: &Value) -> Option<Usage> {
     let count = |name: &str| usage.get(name).and_then(Value::as_u64);
     Some(Usage { input: count("prompt_tokens")?, output: count("completion_tokens")?, estimated: false })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What chunks of these choices say, and whether each was a usual one.
+    fn heard(chunks: &[(&str, bool)]) -> (String, Map<String, Value>) {
+        let (mut reader, mut said) = (Chunks::default(), String::new());
+        for (choices, is_usual) in chunks {
+            let data = format!(r#"{{"id":"c","object":"chat.completion.chunk","model":"m","choices":{choices}}}"#);
+            assert_eq!(Plain::words(&data).is_some(), *is_usual, "{data}");
+            let mut hear = |piece: Piece<'_>| {
+                if let Piece::Text(words) = piece {
+                    said.push_str(words);
+                }
+            };
+            reader.event(&data, &mut hear).expect("it is understood");
+        }
+        (said, reader.message)
+    }
+
+    #[test]
+    fn a_usual_chunk_is_read_the_short_way_and_says_the_same() {
+        let (said, message) = heard(&[
+            (r#"[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}]"#, false),
+            (r#"[{"index":0,"delta":{"content":"a \"word\""},"finish_reason":null}]"#, true),
+            (r#"[{"delta":{"content":"\u00e4"},"logprobs":null}]"#, true),
+            (r#"[{"index":0,"delta":{"content":" ö","mood":"calm"}}]"#, false),
+            (r#"[{"index":1,"delta":{"content":"another answer"}}]"#, false),
+            (r#"[{"index":0,"delta":{"content":null}}]"#, false),
+            (r#"[{"index":0,"delta":{"content":"!"}},{"index":1,"delta":{"content":"?"}}]"#, false),
+            ("[]", false),
+            ("null", false),
+            (r#"[{"index":0,"delta":{"content":"."},"finish_reason":"stop"}]"#, false),
+            (r#"[{"index":0,"delta":{"content":"said again"}}]"#, true),
+        ]);
+        assert_eq!(said, "a \"word\"ä ö!.");
+        assert_eq!(Value::Object(message), json!({ "role": "assistant", "content": said, "mood": "calm" }));
+    }
 }

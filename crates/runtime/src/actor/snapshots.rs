@@ -4,7 +4,7 @@ use super::Actor;
 use crate::store::PutSnapshot;
 use std::sync::Arc;
 use tokio::sync::oneshot;
-use windlass_core::{Record, Seq};
+use windlass_core::Seq;
 
 pub(super) struct SinceSnapshot {
     pub(super) at: Seq,
@@ -77,15 +77,5 @@ async fn keep_snapshot(store: &dyn crate::store::Store, put: PutSnapshot) -> Opt
             tracing::warn!(%session, %error, "a snapshot could not be kept");
             None
         }
-    }
-}
-
-/// What an entry takes in a journal, roughly; decides only when a snapshot is due.
-pub(super) fn entry_bytes(record: &Record) -> u64 {
-    200 + match record {
-        Record::InputAccepted(accepted) => 400 + accepted.input.payload_bytes() as u64,
-        Record::BoundaryCommitted(boundary) => boundary.delta.as_ref().map_or(0, |delta| delta.get().len() as u64),
-        Record::RunEnded(_) => 300,
-        _ => 0,
     }
 }

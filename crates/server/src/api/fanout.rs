@@ -9,6 +9,7 @@ use crate::state::AppState;
 use bytes::Bytes;
 use serde::Serialize;
 use std::{
+    borrow::Cow,
     collections::{HashMap, VecDeque},
     fmt,
     num::ParseIntError,
@@ -25,7 +26,7 @@ use tokio::sync::broadcast::{
 };
 use tokio_util::sync::CancellationToken;
 use windlass_api::{Ended, Gap, Lagged, Time};
-use windlass_core::{Entry, JsonText, Record, RunId, Seq, SessionId, Timestamp};
+use windlass_core::{Entry, Record, RunId, Seq, SessionId, Timestamp};
 use windlass_runtime::{Clock as _, FeedItem, Progress, SessionHandle, SystemClock, store::StoreError};
 
 /// Events that a channel keeps. With [`LARGEST`] this bounds a channel to one mebibyte.
@@ -232,7 +233,7 @@ impl Channel {
 /// Encodes what a session commits and shows, until it is deleted.
 async fn encode(state: &AppState, session: SessionHandle, head: Seq, channel: &Weak<Channel>) {
     let id = session.id();
-    let mut feed = session.feed(head);
+    let (mut feed, mut live) = (session.feed(head), Live::of(id));
     let mut ahead = None;
     loop {
         let (mut answered, mut began) = (Vec::new(), Timestamp::ZERO);
@@ -256,18 +257,22 @@ async fn encode(state: &AppState, session: SessionHandle, head: Seq, channel: &W
                 }
             }
             Ok(FeedItem::Progress(progress)) => {
-                let mut events = live(id, &progress);
+                let mut events = String::new();
+                live.show(&progress, &mut events);
                 pieces = 1;
                 // Pieces are small and come many at once: those that are ready share what it costs to send one.
                 while ahead.is_none() && events.len() < LARGEST {
                     match feed.at_hand() {
-                        Some(FeedItem::Progress(next)) => match live(id, &next) {
-                            event if events.len() + event.len() <= LARGEST => {
-                                events.push_str(&event);
+                        Some(FeedItem::Progress(next)) => {
+                            let before = events.len();
+                            live.show(&next, &mut events);
+                            if events.len() <= LARGEST {
                                 pieces += 1;
+                            } else {
+                                events.truncate(before);
+                                ahead = Some(FeedItem::Progress(next));
                             }
-                            _ => ahead = Some(FeedItem::Progress(next)),
-                        },
+                        }
                         Some(other) => ahead = Some(other),
                         None => break,
                     }
@@ -435,11 +440,10 @@ struct EntryData<'e> {
 }
 
 #[derive(Serialize)]
-struct LiveData<'e> {
+struct LiveData {
     session: SessionId,
     live: bool,
     run: RunId,
-    delta: &'e JsonText,
 }
 
 fn encoded(session: SessionId, entry: &Entry) -> Encoded {
@@ -453,8 +457,31 @@ fn encoded(session: SessionId, entry: &Entry) -> Encoded {
     Encoded { whole: text.into(), id_at }
 }
 
-fn live(session: SessionId, progress: &Progress) -> String {
-    event("progress", &LiveData { session, live: true, run: progress.run, delta: &progress.delta })
+/// Writes pieces of progress as events. All of a run begin alike.
+struct Live {
+    session: SessionId,
+    run: Option<RunId>,
+    head: String,
+}
+
+impl Live {
+    fn of(session: SessionId) -> Live {
+        Live { session, run: None, head: String::new() }
+    }
+
+    fn show(&mut self, progress: &Progress, events: &mut String) {
+        if self.run != Some(progress.run) {
+            self.run = Some(progress.run);
+            let data = LiveData { session: self.session, live: true, run: progress.run };
+            self.head = event("progress", &data);
+            // Up to the brace, where the last member follows.
+            self.head.truncate(self.head.len() - "}\n\n".len());
+            self.head.push_str(",\"delta\":");
+        }
+        events.push_str(&self.head);
+        events.push_str(&one_line(progress.delta.get()));
+        events.push_str("}\n\n");
+    }
 }
 
 /// The event that ends a stream.
@@ -466,13 +493,18 @@ fn event(name: &str, data: &impl Serialize) -> String {
     format!("event: {name}\ndata: {}\n\n", line(data))
 }
 
-/// JSON on one line: what executors commit passes through as they wrote it, line breaks and all.
+/// JSON on one line.
 fn line(data: &impl Serialize) -> String {
     let text =
         serde_json::to_string(data).unwrap_or_else(|error| format!("{{\"unreadable\":{:?}}}", error.to_string()));
-    if !text.contains(['\n', '\r']) {
-        return text;
+    one_line(&text).into_owned()
+}
+
+/// What executors commit passes through as they wrote it, line breaks and all, but not here.
+fn one_line(json: &str) -> Cow<'_, str> {
+    if !json.contains(['\n', '\r']) {
+        return Cow::Borrowed(json);
     }
-    serde_json::from_str::<serde_json::Value>(&text)
-        .map_or_else(|_| text.replace(['\n', '\r'], " "), |value| value.to_string())
+    let parsed = serde_json::from_str::<serde_json::Value>(json);
+    Cow::Owned(parsed.map_or_else(|_| json.replace(['\n', '\r'], " "), |value| value.to_string()))
 }
