@@ -11,6 +11,7 @@ use windlass_client::api::Agent;
 #[derive(clap::Subcommand)]
 pub(crate) enum Verb {
     /// List the agents
+    #[command(visible_alias = "list")]
     Ls(Listing),
     /// Let an agent answer a small prompt, outside of any session; exit code 1 if it cannot
     Test(Test),

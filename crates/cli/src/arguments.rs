@@ -3,6 +3,7 @@
 use crate::{completion, connection::Connection, failure::Failure, output::Format};
 use serde::Serialize;
 use std::time::Duration;
+use windlass::InputId;
 use windlass_client::{Client, Paging, api::Page};
 
 /// A question to a server: to which one, and how the answer is told.
@@ -50,8 +51,8 @@ pub(crate) struct OfInput {
     #[arg(add = completion::sessions())]
     pub(crate) session: String,
     /// The input's id
-    #[arg(add = completion::inputs())]
-    pub(crate) input: String,
+    #[arg(add = completion::inputs(), value_parser = input_id)]
+    pub(crate) input: InputId,
     #[command(flatten)]
     pub(crate) ask: Ask,
 }
@@ -60,7 +61,7 @@ pub(crate) struct OfInput {
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct Paged {
     /// At most so many, 500 at the most
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=500))]
     limit: Option<u32>,
     /// Go on where the page before ended
     #[arg(long, value_name = "CURSOR")]
@@ -108,6 +109,12 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     };
     let seconds = number.parse::<f64>().map_err(|_| "a time is wanted, for example 30s or 5m")? * unit;
     Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
+}
+
+/// The id of an input.
+pub(crate) fn input_id(text: &str) -> Result<InputId, String> {
+    text.parse()
+        .map_err(|_| "an input is named by its id, which `send` prints and `windlass inputs SESSION` lists".into())
 }
 
 /// `NAME=VALUE`.

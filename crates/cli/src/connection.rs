@@ -8,7 +8,7 @@ use crate::{
     place::{Place, by_flag},
     settings::{ConfigFile, Profile},
 };
-use std::{ffi::OsStr, path::PathBuf};
+use std::{convert::Infallible, ffi::OsStr, path::PathBuf};
 use windlass_client::{Client, DEFAULT_URL, SecretString};
 
 /// Which server.
@@ -21,7 +21,7 @@ pub(crate) struct Connection {
     #[arg(long, env = "WINDLASS_PROFILE", value_name = "NAME", help_heading = "Server")]
     profile: Option<String>,
     /// A file that holds the token [default: WINDLASS_TOKEN, or the profile's]
-    #[arg(long, env = "WINDLASS_TOKEN_FILE", value_name = "FILE", help_heading = "Server")]
+    #[arg(long, env = "WINDLASS_TOKEN_FILE", value_name = "FILE", value_parser = file, help_heading = "Server")]
     token_file: Option<PathBuf>,
     #[command(flatten)]
     config: ConfigFile,
@@ -36,7 +36,7 @@ impl Connection {
 
     /// The connection of a command without flags.
     pub(crate) fn of_environment() -> Connection {
-        let text = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let text = |name| std::env::var(name).ok();
         Connection::of(text("WINDLASS_URL"), text("WINDLASS_PROFILE"), ConfigFile::of_environment())
     }
 
@@ -56,19 +56,28 @@ impl Connection {
 
     /// Whether a server was named, rather than taken for granted.
     pub(crate) fn is_named(&self) -> bool {
-        self.url.is_some() || self.profile.is_some()
+        self.url().is_some() || self.profile_name().is_some()
+    }
+
+    /// The address that was named. A variable that is empty names nothing.
+    fn url(&self) -> Option<&str> {
+        self.url.as_deref().filter(|url| !url.is_empty())
+    }
+
+    fn profile_name(&self) -> Option<&str> {
+        self.profile.as_deref().filter(|name| !name.is_empty())
     }
 
     fn is_by_flag(&self) -> bool {
-        let (url, profile) = (self.url.as_ref().map(OsStr::new), self.profile.as_ref().map(OsStr::new));
+        let (url, profile) = (self.url().map(OsStr::new), self.profile_name().map(OsStr::new));
         by_flag(url, "WINDLASS_URL") || by_flag(profile, "WINDLASS_PROFILE")
     }
 
     /// The client. Connects to nothing yet.
     pub(crate) fn client(&self) -> Result<Client, Failure> {
         let profile = self.profile()?;
-        let (address, profile) = match (&self.url, profile) {
-            (Some(url), profile) => (url.clone(), profile.filter(|profile| profile.url == *url)),
+        let (address, profile) = match (self.url(), profile) {
+            (Some(url), profile) => (url.to_owned(), profile.filter(|profile| profile.url == url)),
             (None, Some(profile)) => (profile.url.clone(), Some(profile)),
             (None, None) => (DEFAULT_URL.to_owned(), None),
         };
@@ -81,15 +90,15 @@ impl Connection {
 
     /// The profile that was asked for, or the one called `default` if there is one.
     fn profile(&self) -> Result<Option<Profile>, Failure> {
-        match &self.profile {
+        match self.profile_name() {
             Some(name) => self.config.profile(name).map(Some),
-            None if self.url.is_some() => Ok(None),
+            None if self.url().is_some() => Ok(None),
             None => self.config.default_profile(),
         }
     }
 
     fn token(&self, profile: Option<&Profile>) -> Result<Option<SecretString>, Failure> {
-        if let Some(file) = &self.token_file {
+        if let Some(file) = self.token_file.as_ref().filter(|file| !file.as_os_str().is_empty()) {
             return read_token(file).map(Some);
         }
         // No flag: what stands in an argument can be read by everybody on the machine.
@@ -102,6 +111,11 @@ impl Connection {
             _ => Ok(None),
         }
     }
+}
+
+/// A path, or nothing: clap's own reader refuses a variable that is empty.
+fn file(text: &str) -> Result<PathBuf, Infallible> {
+    Ok(text.into())
 }
 
 fn read_token(file: &std::path::Path) -> Result<SecretString, Failure> {

@@ -3,6 +3,7 @@
 
 use crate::{
     arguments::OfSession,
+    consent::Consent,
     failure::{Exit, Failure},
 };
 use windlass::{Disposition, RunId};
@@ -14,6 +15,15 @@ pub(crate) struct ResetArgs {
     /// Cancel a run that is on
     #[arg(long)]
     force: bool,
+    #[command(flatten)]
+    ending: Ending,
+}
+
+/// A session that is to be ended, wholly or in part.
+#[derive(clap::Args)]
+pub(crate) struct Ending {
+    #[command(flatten)]
+    consent: Consent,
     #[command(flatten)]
     of: OfSession,
 }
@@ -38,9 +48,26 @@ pub(crate) fn run(of: &OfSession, verb: Verb) -> Result<(), Failure> {
     of.ask.tell(async |client| client.control(&of.session, verb).await)
 }
 
+/// A verb that cannot be taken back.
+pub(crate) fn end(ending: &Ending, verb: Verb) -> Result<(), Failure> {
+    if ending.consent.to(verb.as_str(), &ending.of)? { run(&ending.of, verb) } else { Ok(()) }
+}
+
 pub(crate) fn reset(args: &ResetArgs) -> Result<(), Failure> {
-    let reset = Reset { force: args.force };
-    args.of.ask.tell(async |client| client.reset(&args.of.session, &reset).await)
+    let (reset, of) = (Reset { force: args.force }, &args.ending.of);
+    if !args.ending.consent.to("reset", of)? {
+        return Ok(());
+    }
+    of.ask.tell(async |client| client.reset(&of.session, &reset).await)
+}
+
+/// Removes what is left of a destroyed session.
+pub(crate) fn remove(ending: &Ending) -> Result<(), Failure> {
+    let Ending { consent, of } = ending;
+    if !consent.to("remove", of)? {
+        return Ok(());
+    }
+    of.ask.of(async |client| client.delete_session(&of.session).await)
 }
 
 pub(crate) fn interrupt(args: &InterruptArgs) -> Result<(), Failure> {

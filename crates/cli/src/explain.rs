@@ -4,9 +4,9 @@
 //! JSON both say the same.
 
 use crate::{
-    arguments::Ask,
+    arguments::{Ask, input_id},
     completion,
-    failure::Failure,
+    failure::{Exit, Failure},
     journal, notation, output,
     place::{Place, session_id},
 };
@@ -44,7 +44,8 @@ struct Story {
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     if args.ask.connection.is_meant(&args.place)? {
-        let explanation = args.ask.of(async |client| client.explain(&args.session, &args.input).await)?;
+        let input = input_id(&args.input).map_err(|problem| Failure::new(Exit::Usage, problem))?;
+        let explanation = args.ask.of(async |client| client.explain(&args.session, &input.to_string()).await)?;
         return args.ask.format.tell(&explanation, tell_cause);
     }
     let session = session_id(&args.session);

@@ -46,12 +46,12 @@ pub(crate) fn dead(list: &Listing) -> Result<(), Failure> {
 }
 
 pub(crate) fn withdraw(of: &OfInput) -> Result<(), Failure> {
-    let withdrawn = of.ask.of(async |client| client.withdraw(&of.session, &of.input).await)?;
+    let withdrawn = of.ask.of(async |client| client.withdraw(&of.session, &of.input.to_string()).await)?;
     of.ask.format.tell(&withdrawn, |withdrawn| output::line(output::word(&withdrawn.state)))
 }
 
 pub(crate) fn redrive(of: &OfInput) -> Result<(), Failure> {
-    let admitted = of.ask.of(async |client| client.redrive(&of.session, &of.input).await)?;
+    let admitted = of.ask.of(async |client| client.redrive(&of.session, &of.input.to_string()).await)?;
     of.ask.format.tell(&admitted, |admitted| output::line(admitted.id))
 }
 

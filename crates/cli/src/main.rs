@@ -8,6 +8,7 @@ mod chat;
 mod completion;
 mod config;
 mod connection;
+mod consent;
 mod control;
 mod demo;
 mod doctor;
@@ -76,10 +77,10 @@ enum Verb {
     Reset(control::ResetArgs),
     /// Read the journal again and compare
     Recover(OfSession),
-    /// End what runs and waits; a new registration revives the session
-    Stop(OfSession),
+    /// End what runs and waits; `sessions new NAME` revives the session
+    Stop(control::Ending),
     /// End the session for ever; `sessions rm` removes what is left
-    Destroy(OfSession),
+    Destroy(control::Ending),
     Ops(operations::Args),
     /// List the dead letters of all sessions
     Dead(Listing),
@@ -151,8 +152,8 @@ fn run(verb: Verb) -> Result<(), Failure> {
         Verb::Recycle(args) => control::run(&args, Control::Recycle),
         Verb::Reset(args) => control::reset(&args),
         Verb::Recover(args) => control::run(&args, Control::Recover),
-        Verb::Stop(args) => control::run(&args, Control::Stop),
-        Verb::Destroy(args) => control::run(&args, Control::Destroy),
+        Verb::Stop(args) => control::end(&args, Control::Stop),
+        Verb::Destroy(args) => control::end(&args, Control::Destroy),
         Verb::Ops(args) => operations::run(&args),
         Verb::Dead(args) => inputs::dead(&args),
         Verb::Redrive(args) => inputs::redrive(&args),

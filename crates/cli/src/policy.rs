@@ -109,7 +109,12 @@ fn list(args: &Ls) -> Result<(), Failure> {
     args.list.tell(
         async |client, paging| client.policies(&paging).await,
         ["name", "version", "updated at"],
-        |policy: &api::PolicyView| [policy.name.clone(), policy.version.to_string(), policy.updated_at.to_string()],
+        |policy: &api::PolicyView| {
+            // Nobody has uploaded it.
+            let is_built_in = policy.name == BUILT_IN;
+            let at = if is_built_in { "built in".to_owned() } else { policy.updated_at.to_string() };
+            [policy.name.clone(), policy.version.to_string(), at]
+        },
     )
 }
 

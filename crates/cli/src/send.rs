@@ -1,7 +1,7 @@
 //! `windlass send` and `windlass wait`: how does something reach an agent, and how does its sender hear the end of it?
 
 use crate::{
-    arguments::{Ask, duration},
+    arguments::{Ask, duration, input_id},
     completion,
     failure::{Exit, Failure},
     output::{self, Format},
@@ -9,9 +9,9 @@ use crate::{
 use indicatif::ProgressBar;
 use serde::Serialize;
 use std::{io::Read as _, time::Duration};
-use windlass::{InputId, SessionId};
+use windlass::{Gate, InputId, SessionId};
 use windlass_client::{
-    ClientError, SendInput,
+    Client, ClientError, SendInput,
     api::{Admission, Completion, CompletionStatus},
 };
 
@@ -50,7 +50,7 @@ pub(crate) struct Wait {
     #[arg(add = completion::sessions())]
     session: String,
     /// The input's id
-    #[arg(add = completion::inputs())]
+    #[arg(add = completion::inputs(), value_parser = input_id)]
     input: InputId,
     /// At most so long
     #[arg(value_name = "TIME", value_parser = duration, default_value = "5m")]
@@ -81,16 +81,36 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         input = input.create(args.agent.clone());
     }
     let Some(time) = args.wait else {
-        let admitted = args.ask.of(async |client| client.send(&args.session, &input).await)?;
+        let admitted = args.ask.of(async |client| match client.send(&args.session, &input).await {
+            Ok(admitted) => Ok(admitted),
+            Err(error) => Err(advised(&client, &args.session, error).await),
+        })?;
         return args.ask.format.tell(&admitted, |admitted| output::line(admitted.id));
     };
     let spinner = spinner("waiting for the answer");
-    let answer = args.ask.of(async |client| client.send_and_wait(&args.session, &input, time).await);
+    let answer = args.ask.of(async |client| match client.send_and_wait(&args.session, &input, time).await {
+        Ok(answer) => Ok(answer),
+        Err(error) => Err(advised(&client, &args.session, error).await),
+    });
     spinner.finish_and_clear();
     let answer = answer?;
     let document =
         Document { id: answer.id, session: answer.session, outcome: Some(answer.outcome), result: answer.completion };
-    tell(&document, args.ask.format)
+    tell(&document, &args.session, args.ask.format)
+}
+
+/// An error, with what helps where the session takes no inputs.
+async fn advised(client: &Client, session: &str, error: ClientError) -> Failure {
+    let takes_none = error.code() == "session_state_conflict";
+    let shown = if takes_none { client.session(session).await.ok() } else { None };
+    let failure = Failure::from(error);
+    let agent = shown.as_ref().and_then(|shown| shown.agent.as_ref());
+    let agent = agent.map(|agent| format!(" --agent {agent}")).unwrap_or_default();
+    match shown.map(|shown| shown.gate) {
+        Some(Gate::Stopped) => failure.hint(format!("windlass sessions new {session}{agent}, which revives it")),
+        Some(Gate::Retired) => failure.hint(format!("windlass reset {session}, or another session")),
+        _ => failure,
+    }
 }
 
 pub(crate) fn wait(args: &Wait) -> Result<(), Failure> {
@@ -102,12 +122,13 @@ pub(crate) fn wait(args: &Wait) -> Result<(), Failure> {
         Ok::<_, ClientError>(Document { id: args.input, session, outcome: None, result })
     });
     spinner.finish_and_clear();
-    tell(&ended?, args.ask.format)
+    tell(&ended?, &args.session, args.ask.format)
 }
 
 /// Tells how an input ended; the exit code says whether it was good.
-fn tell(document: &Document, format: Format) -> Result<(), Failure> {
+fn tell(document: &Document, session: &str, format: Format) -> Result<(), Failure> {
     let result = &document.result;
+    let is_asked = result.status == CompletionStatus::CallbackPending;
     let end = match result.status {
         CompletionStatus::Completed | CompletionStatus::CompletedWithoutResult | CompletionStatus::CallbackPending => {
             None
@@ -125,6 +146,9 @@ fn tell(document: &Document, format: Format) -> Result<(), Failure> {
         ),
     };
     format.tell(document, |_| if end.is_none() { output::line(words(result)) } else { Ok(()) })?;
+    if is_asked && format.is_text() {
+        output::note(format_args!("it waits for an answer: windlass send {session} \"...\" --wait"));
+    }
     end.map_or(Ok(()), Err)
 }
 

@@ -3,6 +3,7 @@
 use crate::{
     arguments::{Ask, Listing, OfSession, label},
     completion,
+    control::{self, Ending},
     failure::Failure,
     output,
 };
@@ -24,6 +25,7 @@ pub(crate) struct Args {
 #[derive(clap::Subcommand)]
 enum Verb {
     /// List sessions (the default)
+    #[command(visible_alias = "list")]
     Ls(List),
     /// Show a session
     Show(OfSession),
@@ -32,7 +34,8 @@ enum Verb {
     /// Change what a session is told about itself
     Set(Set),
     /// Remove a destroyed session and all that was written of it
-    Rm(OfSession),
+    #[command(visible_alias = "delete")]
+    Rm(Ending),
 }
 
 #[derive(clap::Args)]
@@ -117,7 +120,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         Some(Verb::Set(args)) => {
             args.ask.tell(async |client| client.update_session(&args.session, &changes(args)).await)
         }
-        Some(Verb::Rm(of)) => of.ask.of(async |client| client.delete_session(&of.session).await),
+        Some(Verb::Rm(ending)) => control::remove(ending),
     }
 }
 

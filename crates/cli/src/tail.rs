@@ -1,6 +1,11 @@
 //! `windlass tail`: what is happening in these sessions, now?
 
-use crate::{arguments::Ask, completion, failure::Failure, notation, output};
+use crate::{
+    arguments::Ask,
+    completion,
+    failure::{Exit, Failure},
+    notation, output,
+};
 use windlass::{Entry, Record, Seq, Timestamp};
 use windlass_client::{Event, Follow, api};
 
@@ -27,6 +32,10 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     args.ask.of(async |client| {
         let mut follow = Follow::sessions(&args.session);
         match (&args.after, args.session.as_slice()) {
+            (Some(position), [_]) if !is_position(position) => {
+                return Err(Failure::new(Exit::Usage, format!("--after {position}: a position is a number"))
+                    .hint("windlass journal SESSION, or tail --json, shows the position of each entry"));
+            }
             (Some(position), _) => follow = follow.after(position),
             (None, [session]) => follow = follow.after(client.session(session).await?.head.to_string()),
             (None, _) => {}
@@ -43,6 +52,12 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         }
         Ok::<_, Failure>(())
     })
+}
+
+/// A position as the journal shows it, or as the events of a stream have it for their id: `seq.micros`.
+fn is_position(text: &str) -> bool {
+    let (seq, at) = text.split_once('.').unwrap_or((text, "0"));
+    seq.parse::<u64>().is_ok() && u64::from_str_radix(at, 16).is_ok()
 }
 
 fn tell(event: &Event, named: bool) -> Result<(), Failure> {

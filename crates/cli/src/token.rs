@@ -27,6 +27,7 @@ pub(crate) enum Verb {
     /// Make a token and print it, this once
     Create(Create),
     /// List tokens, without their secrets
+    #[command(visible_alias = "list")]
     Ls(Ls),
     /// End a token, at once and for good
     Revoke(Revoke),

@@ -171,6 +171,82 @@ fn a_session_is_made_shown_changed_led_and_removed() {
     assert_eq!(server.run(&["sessions", "show", "desk"]).code, Some(3));
 }
 
+/// Runs a command at a terminal where this is typed, and says what it said besides.
+fn at_a_terminal(command: &mut std::process::Command, typed: &str) -> Said {
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    let mut terminal = std::fs::File::from(openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a terminal"));
+    grantpt(&terminal).and_then(|()| unlockpt(&terminal)).expect("it is ours");
+    let name = ptsname(&terminal, Vec::new()).expect("a name").into_string().expect("text");
+    let other_end = std::fs::File::options().read(true).write(true).open(name).expect("its other end");
+    terminal.write_all(typed.as_bytes()).expect("it is typed");
+    run(command.stdin(other_end))
+}
+
+#[test]
+fn what_cannot_be_taken_back_is_asked_for_at_a_terminal_and_shown_before() {
+    let dir = folder();
+    let server = Served::start(dir.path());
+    assert_eq!(server.run(&["sessions", "new", "desk"]).code, Some(0));
+    assert_eq!(server.run(&["hold", "desk"]).code, Some(0));
+    sent(&server, "desk", "hello");
+    let asked = |arguments: &[&str], typed: &str| at_a_terminal(&mut server.windlass(arguments), typed);
+    let state = || server.run(&["sessions", "show", "desk", "--json"]).json()["gate"].clone();
+    for verb in [&["stop"][..], &["reset"], &["destroy"], &["sessions", "rm"]] {
+        let dry = server.run(&[verb, &["desk", "--dry-run", "--json"]].concat());
+        assert_eq!((dry.code, &dry.json()["open_inputs"]), (Some(0), &1.into()), "{verb:?}: {dry:?}");
+        assert!(dry.err.ends_with("this session; nothing was done\n"), "{verb:?}: {dry:?}");
+        for typed in ["n\n", "\n", "yes?\n"] {
+            let said = asked(&[verb, &["desk"]].concat(), typed);
+            assert_eq!((said.code, said.out.as_str()), (Some(1), ""), "{verb:?}, {typed:?}: {said:?}");
+            assert!(said.err.contains(" desk, which is open and has 1 open inputs? [y/N] "), "{verb:?}: {said:?}");
+        }
+    }
+    assert_eq!(state(), "open");
+    assert_eq!(asked(&["stop", "desk"], "y\n").code, Some(0));
+    assert_eq!(state(), "stopped");
+    let said = asked(&["destroy", "desk", "--yes"], "");
+    assert_eq!((said.code, said.err.as_str()), (Some(0), ""), "{said:?}");
+    assert_eq!(state(), "destroyed");
+}
+
+#[test]
+fn whoever_is_asked_is_told_how_to_answer_and_a_stopped_session_is_revived_as_told() {
+    let dir = folder();
+    let file = dir.path().join("windlass.toml");
+    let answer = r#"{"pending":{"tool_name":"ask_human","args":{"question":"Which one?"}}}"#;
+    let agent = format!("[agents.asks]\nkind = \"process\"\ncommand = [\"echo\", '{answer}']\n");
+    std::fs::write(&file, agent).expect("a file");
+    let server = Served::listening(dir.path(), "127.0.0.1:0", &["--config", file.to_str().expect("text")]);
+    let said = server.run(&["send", "desk", "choose", "--wait", "--agent", "asks"]);
+    assert_eq!((said.code, said.out.as_str()), (Some(0), "Which one?\n"), "{said:?}");
+    assert_eq!(said.err, "it waits for an answer: windlass send desk \"...\" --wait\n");
+
+    assert_eq!(server.run(&["stop", "desk"]).code, Some(0));
+    let refused = server.run(&["send", "desk", "hello"]);
+    assert_eq!(refused.code, Some(5), "{refused:?}");
+    let advice = "  try: windlass sessions new desk --agent asks, which revives it\n";
+    assert!(
+        refused.err.contains("the session is stopped and takes no inputs") && refused.err.ends_with(advice),
+        "{refused:?}"
+    );
+    let revived = server.run(&["sessions", "new", "desk", "--agent", "asks"]);
+    assert_eq!(revived.code, Some(0), "{revived:?}");
+    assert_eq!(server.run(&["send", "desk", "hello", "--wait"]).out, "Which one?\n");
+}
+
+#[test]
+fn a_variable_that_is_empty_says_nothing() {
+    let dir = folder();
+    let server = Served::start(dir.path());
+    sent(&server, "demo", "hello");
+    let empty = run(windlass(dir.path()).env("WINDLASS_URL", "").env("WINDLASS_PROFILE", "").args(["journal", "demo"]));
+    assert_eq!(empty.code, Some(0), "{empty:?}");
+    let shown = server.windlass(&["sessions", "show", "demo"]).env("WINDLASS_TOKEN_FILE", "").output();
+    assert!(shown.expect("it runs").status.success());
+    let built_in = server.run(&["policy", "list"]);
+    assert!(built_in.out.contains("built in") && !built_in.out.contains("1970"), "{built_in:?}");
+}
+
 #[test]
 fn a_run_is_interrupted_and_the_answer_is_exact() {
     let dir = folder();

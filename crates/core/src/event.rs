@@ -385,13 +385,22 @@ pub enum AcceptOutcome {
     },
 }
 
+/// What makes a session take inputs again.
+const fn not_ready(state: RuntimeState) -> &'static str {
+    match state {
+        RuntimeState::Stopped => "create it again, which revives it",
+        RuntimeState::Destroyed => "use another session",
+        _ => "reset it, or use another session",
+    }
+}
+
 /// Why an input was refused. The code and the field of each are stable.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[serde(tag = "reject_type", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum RejectReason {
     /// The session takes no inputs.
-    #[error("the session is {state:?} and takes no inputs; register it again, reset it, or use another session")]
+    #[error("the session is {} and takes no inputs; {}", state.as_str(), not_ready(*state))]
     NotReady {
         /// What it is doing.
         state: RuntimeState,
@@ -592,7 +601,7 @@ pub struct ControlReport {
 #[serde(rename_all = "snake_case")]
 pub enum ControlRefused {
     /// The state forbids it.
-    #[error("the session is {state:?}, which does not allow this")]
+    #[error("the session is {}, which does not allow this", state.as_str())]
     State {
         /// What the session is doing.
         state: RuntimeState,

@@ -195,7 +195,7 @@ impl Cause {
             Cause::Settled => "it is over".into(),
             Cause::Running { run } => format!("it is running in {run}"),
             Cause::Suspended { run } => format!("{run} has committed boundaries and goes on from the last one"),
-            Cause::GateClosed { state } => format!("the session is {state:?}"),
+            Cause::GateClosed { state } => format!("the session is {}", state.as_str()),
             Cause::Held => "the session is held; release it".into(),
             Cause::NoExecutor => "no executor is attached to the session".into(),
             Cause::ExecutorUnavailable { why } => format!("its agent cannot work, and is tried again: {why}"),

@@ -45,6 +45,20 @@ pub enum RuntimeState {
 }
 
 impl RuntimeState {
+    /// Its name, as in JSON.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            RuntimeState::Initializing => "initializing",
+            RuntimeState::Idle => "idle",
+            RuntimeState::Attached => "attached",
+            RuntimeState::Running => "running",
+            RuntimeState::Recovering => "recovering",
+            RuntimeState::Retired => "retired",
+            RuntimeState::Stopped => "stopped",
+            RuntimeState::Destroyed => "destroyed",
+        }
+    }
+
     /// Whether the session never leaves this state by itself.
     pub const fn is_terminal(self) -> bool {
         matches!(self, RuntimeState::Stopped | RuntimeState::Destroyed)

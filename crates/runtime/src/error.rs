@@ -73,7 +73,7 @@ impl SessionError {
 #[non_exhaustive]
 pub enum RuntimeDriverError {
     /// The session's state refuses it. An unknown session counts as destroyed.
-    #[error("not_ready: the session is {state:?}")]
+    #[error("not_ready: the session is {}", state.as_str())]
     NotReady {
         /// What it is doing.
         state: RuntimeState,
@@ -121,7 +121,7 @@ pub enum RuntimeControlPlaneError {
     #[error("not_found: runtime {0:?} is not known here")]
     NotFound(windlass_core::LogicalRuntimeId),
     /// The session's state refuses it.
-    #[error("session_state_conflict: the session is {state:?}")]
+    #[error("session_state_conflict: the session is {}", state.as_str())]
     InvalidState {
         /// What it is doing.
         state: RuntimeState,
