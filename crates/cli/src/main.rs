@@ -46,7 +46,7 @@ use windlass_server::{
 
 /// A durable session runtime for AI agents: accepted means accounted for.
 #[derive(Parser)]
-#[command(name = "windlass", version, after_help = failure::EXIT_CODES)]
+#[command(name = "windlass", version = env!("WINDLASS_VERSION"), after_help = failure::EXIT_CODES)]
 struct Cli {
     #[command(flatten)]
     manner: output::Manner,

@@ -13,7 +13,7 @@ pub(crate) struct Args {
 #[derive(Serialize)]
 struct Build {
     version: &'static str,
-    /// The commit it was built from, if whoever built it said so in WINDLASS_COMMIT.
+    /// The commit it was built from, if that is known: see `build.rs`.
     commit: Option<&'static str>,
     target: String,
     profile: &'static str,

@@ -145,3 +145,16 @@ fn mistakes_in_usage_are_told_apart() {
     assert!(help.out.contains("Exit codes:") && !help.out.contains("demo-worker"), "{help:?}");
     assert_eq!(run(windlass(dir.path()).env("WINDLASS_LOG", "a=b=c").arg("verify")).code, Some(78));
 }
+
+#[test]
+fn the_binary_says_which_one_it_is() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let build = run(windlass(dir.path()).args(["version", "--json"])).json();
+    let said = run(windlass(dir.path()).arg("--version")).out;
+    let expected = match build["commit"].as_str() {
+        Some(commit) => format!("windlass {} ({commit})\n", env!("CARGO_PKG_VERSION")),
+        None => format!("windlass {}\n", env!("CARGO_PKG_VERSION")),
+    };
+    assert_eq!(said, expected);
+    assert_eq!(build["version"], env!("CARGO_PKG_VERSION"));
+}

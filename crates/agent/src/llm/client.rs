@@ -9,7 +9,7 @@ use super::{
 };
 use crate::secrets::given::hidden;
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt, TryStreamExt, stream};
+use futures_util::{FutureExt, Stream, StreamExt, TryStreamExt, stream};
 use reqwest::{
     Client, Response, Url,
     header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue},
@@ -172,7 +172,7 @@ impl Model {
         heard: &mut (dyn FnMut(Piece<'_>) + Send),
     ) -> Result<Answer, ModelError> {
         let (pulse, limit) = (Arc::new(Pulse::new()), self.limits.answer_bytes);
-        let mut events = pin!(SseByteStream::new(counted(response.bytes_stream(), Arc::clone(&pulse), limit)));
+        let mut events = Box::pin(SseByteStream::new(counted(response.bytes_stream(), Arc::clone(&pulse), limit)));
         let mut reader = self.dialect.reader();
         let mut whole_since: Option<Instant> = None;
         loop {
@@ -208,7 +208,13 @@ impl Model {
             match step {
                 Ok(Heard::More) => {}
                 Ok(Heard::Whole) => whole_since = whole_since.or_else(|| Some(Instant::now())),
-                Ok(Heard::End) => break,
+                Ok(Heard::End) => {
+                    // Read to its end, a connection serves the next question too. Nobody waits for that.
+                    if events.next().now_or_never().is_none() {
+                        tokio::spawn(timeout(ACCOUNTING, async move { while events.next().await.is_some() {} }));
+                    }
+                    break;
+                }
                 // The answer was whole: whatever is wrong with what follows, it is not the answer.
                 Err(_) if whole_since.is_some() => break,
                 Err(error) => return Err(error),

@@ -25,6 +25,8 @@ pub(crate) enum Frame {
     Bytes(Vec<u8>),
     /// Waits until the test lets it go on.
     Gate(Arc<Notify>),
+    /// Tells the test that it has come so far.
+    Reached(Arc<Notify>),
     /// The connection breaks.
     Break,
     /// These bytes, again and again, without end.
@@ -160,6 +162,9 @@ async fn answer(State(inner): State<Arc<Inner>>, uri: Uri, headers: HeaderMap, b
         Frame::Gate(gate) => stream::once(async move { gate.notified().await })
             .flat_map(|()| stream::empty::<io::Result<Bytes>>())
             .boxed(),
+        Frame::Reached(mark) => {
+            stream::once(async move { mark.notify_one() }).flat_map(|()| stream::empty::<io::Result<Bytes>>()).boxed()
+        }
         // What was sent before is on its way first.
         Frame::Break => stream::once(async {
             for _ in 0..16 {

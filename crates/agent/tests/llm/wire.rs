@@ -5,7 +5,7 @@ use crate::{
     rig::{Bench, config},
 };
 use serde_json::{Value, json};
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 use tokio::sync::Notify;
 use windlass_agent::llm::{CallLimits, LlmConfig, LlmDeps};
 use windlass_core::{AbandonReason, Input, InputId, Timestamp, TraceContext};
@@ -438,5 +438,22 @@ async fn what_is_said_is_shown_while_it_is_said() {
         assert_eq!(shown, ["one "]);
         gate.notify_one();
         assert!(matches!(completion.wait().await, CompletionOutcome::Completed(result) if result.text == "one two"));
+    }
+}
+
+#[tokio::test]
+async fn an_answer_is_not_kept_waiting_for_the_end_of_its_stream_and_that_is_read_all_the_same() {
+    for speaks in BOTH {
+        let (gate, read) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let mut late = speaks.says(&["one"]);
+        late.frames.extend([Frame::Gate(Arc::clone(&gate)), Frame::Reached(Arc::clone(&read))]);
+        let provider = Provider::scripted([late, speaks.says(&["two"])]).await;
+        let bench = Bench::new(&config(speaks, &provider)).await;
+        assert_eq!(bench.hear("hello").await, "one");
+        // A connection that was closed would be noticed by now.
+        assert_eq!(bench.hear("hello").await, "two");
+        gate.notify_one();
+        let was_read = tokio::time::timeout(Duration::from_secs(10), read.notified()).await;
+        assert!(was_read.is_ok(), "{speaks:?}: the connection was closed within its answer");
     }
 }
