@@ -29,7 +29,8 @@ enum Verb {
         #[arg(long)]
         check: bool,
     },
-    /// Build in release and measure; arguments go to the benchmark (`--json`, `--only NAME,…`, `--quick`, `--list`).
+    /// Build in release, or with `--dist` as it is shipped, and measure; other arguments go to the benchmark (`--json`,
+    /// `--only NAME,…`, `--quick`, `--list`).
     #[command(disable_help_flag = true)]
     Bench {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
