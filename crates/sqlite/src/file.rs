@@ -90,7 +90,7 @@ fn foreign(path: &Path, detail: &str) -> StoreError {
 /// The writer's connection: looked at, migrated, set up and checked.
 pub(crate) fn open(path: &Path, options: &SqliteOptions) -> Result<Connection, StoreError> {
     assert!(rusqlite::version_number() >= OLDEST_SQLITE, "the bundled SQLite is at least 3.51.3");
-    let found = if is_unused(path) { make(path)? } else { look(path)? };
+    let found = if is_unused(path) { make(path, options)? } else { look(path)? };
     let mut connection = Connection::open_with_flags(path, writing()).map_err(|error| refused(path, error))?;
     if connection.is_readonly("main").map_err(unreadable)? {
         return Err(StoreError::ReadOnly(format!("{} is write-protected", path.display()).into()));
@@ -118,11 +118,11 @@ fn is_unused(path: &Path) -> bool {
 
 /// Makes a new store under another name, and names it when it is whole: that takes two syncs instead of one for each of
 /// its steps, and whoever is killed meanwhile leaves no half of a store. Answers its schema.
-fn make(path: &Path) -> Result<u32, StoreError> {
+fn make(path: &Path, options: &SqliteOptions) -> Result<u32, StoreError> {
     let half = beside(path, ".new");
     let forget = || [half.clone(), beside(&half, "-wal")].iter().try_for_each(|left| remove(left));
     forget()?;
-    if let Err(error) = make_aside(&half) {
+    if let Err(error) = make_aside(&half, options) {
         // Where the disk is full, every bit helps. Why it failed is what there is to tell.
         drop(forget());
         return Err(error);
@@ -134,11 +134,12 @@ fn make(path: &Path) -> Result<u32, StoreError> {
 }
 
 /// A whole store under this name, synced at its end only.
-fn make_aside(half: &Path) -> Result<(), StoreError> {
+fn make_aside(half: &Path, options: &SqliteOptions) -> Result<(), StoreError> {
     let mut connection = Connection::open_with_flags(half, writing()).map_err(|error| refused(half, error))?;
     let set = |name: &str, value: &str| connection.pragma_update(None, name, value);
     set("synchronous", "off").and_then(|()| set("journal_mode", "memory")).map_err(|error| refused(half, error))?;
-    run_migrations(&mut connection)?;
+    bound(&connection, options).map_err(|error| refused(half, error))?;
+    run_migrations(half, &mut connection)?;
     // It is a lasting property of the file. Nothing is in the log, which ends with the connection.
     connection.pragma_update(None, "journal_mode", "wal").map_err(|error| refused(half, error))?;
     connection.close().map_err(|(_, error)| refused(half, error))?;
@@ -246,27 +247,33 @@ fn set(connection: &Connection, options: &SqliteOptions) -> rusqlite::Result<Opt
         }
     }
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
-    if let Some(pages) = options.max_pages {
-        connection.pragma_update(None, "max_page_count", pages)?;
-    }
+    bound(connection, options)?;
     connection.pragma_update(None, "cache_size", -16_384)?;
     connection.set_prepared_statement_cache_capacity(32);
     Ok(None)
+}
+
+/// How large the file may become.
+fn bound(connection: &Connection, options: &SqliteOptions) -> rusqlite::Result<()> {
+    options.max_pages.map_or(Ok(()), |pages| connection.pragma_update(None, "max_page_count", pages))
 }
 
 fn migrate(path: &Path, connection: &mut Connection, found: u32) -> Result<(), StoreError> {
     if found > 0 {
         copy(connection, &beside(path, &format!(".schema-{found}.backup")))?;
     }
-    run_migrations(connection)?;
+    run_migrations(path, connection)?;
     // From here on the header of the file itself tells older versions to leave it alone.
     connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).map_err(unreadable)?;
     sync_folder(path).map_err(|error| unopened(path, &error))
 }
 
-fn run_migrations(connection: &mut Connection) -> Result<(), StoreError> {
+fn run_migrations(path: &Path, connection: &mut Connection) -> Result<(), StoreError> {
     let runner = migrations::migrations::runner().set_grouped(true);
-    runner.run(connection).map(drop).map_err(|error| StoreError::Unavailable(error.to_string().into()))
+    runner.run(connection).map(drop).map_err(|error| {
+        let cause = std::error::Error::source(&error).and_then(|cause| cause.downcast_ref::<rusqlite::Error>());
+        told(path, cause, &error)
+    })
 }
 
 /// A consistent copy of the whole store, synced; readers and writers go on meanwhile. Never overwrites.
@@ -310,8 +317,13 @@ fn sync_folder(path: &Path) -> std::io::Result<()> {
 /// Why SQLite did not open or copy a file.
 #[expect(clippy::needless_pass_by_value, reason = "fits map_err")]
 fn refused(path: &Path, error: rusqlite::Error) -> StoreError {
+    told(path, Some(&error), &error)
+}
+
+/// An error in its own words, and what SQLite says that it is.
+fn told(path: &Path, cause: Option<&rusqlite::Error>, error: &dyn std::error::Error) -> StoreError {
     let detail: Arc<str> = format!("{}: {error}", path.display()).into();
-    match error.sqlite_error_code() {
+    match cause.and_then(rusqlite::Error::sqlite_error_code) {
         Some(ErrorCode::DiskFull) => StoreError::Full(detail),
         Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => StoreError::ReadOnly(detail),
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => foreign(path, &error.to_string()),

@@ -147,6 +147,18 @@ async fn a_full_store_says_so_reads_on_and_resumes() {
     assert!(report.is_clean(), "{report}");
 }
 
+// It was told as unavailable, which a supervisor waits out.
+#[test]
+fn a_store_that_there_is_no_room_for_says_so_and_leaves_nothing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let options = SqliteOptions { max_pages: Some(4), ..SqliteOptions::default() };
+    let refused = SqliteStore::open(folder.path().join("store.db"), options).expect_err("no room");
+    assert!(matches!(refused, StoreError::Full(_)), "{refused:?}");
+    let left: Vec<_> =
+        std::fs::read_dir(folder.path()).expect("listed").map(|file| file.unwrap().file_name()).collect();
+    assert_eq!(left, ["store.db.lock"]);
+}
+
 #[tokio::test]
 async fn a_long_history_with_snapshots_and_pruning_verifies() {
     let (_folder, file, store) = store();
