@@ -629,11 +629,7 @@ impl ControlRefused {
             ControlRefused::State { .. } | ControlRefused::Profile(InvalidProfile::TenantIsFixed) => {
                 "session_state_conflict"
             }
-            ControlRefused::TooManyIntents { .. } | ControlRefused::Profile(InvalidProfile::TooManyLabels { .. }) => {
-                "quota_exceeded"
-            }
-            ControlRefused::Profile(InvalidProfile::Length { .. }) => "schema_violation",
-            ControlRefused::Profile(InvalidProfile::UnknownPolicy) => "not_found",
+            ControlRefused::TooManyIntents { .. } | ControlRefused::Profile(_) => "schema_violation",
             ControlRefused::ChangedSince => "precondition_failed",
         }
     }

@@ -337,12 +337,8 @@ impl From<BlobError> for Problem {
 
 impl From<ControlRefused> for Problem {
     fn from(refused: ControlRefused) -> Problem {
-        let code = match refused {
-            ControlRefused::TooManyIntents { .. } => Code::SchemaViolation,
-            ControlRefused::ChangedSince => Code::PreconditionFailed,
-            _ => Code::SessionStateConflict,
-        };
-        Problem::of_text(code, &refused.to_string())
+        let code = Code::parse(refused.code()).unwrap_or(Code::SessionStateConflict);
+        Problem::new(code).detail(refused.to_string())
     }
 }
 
@@ -429,6 +425,7 @@ impl Problem {
 mod tests {
     use super::*;
     use std::collections::HashSet;
+    use windlass_core::{InvalidProfile, RuntimeState};
 
     #[test]
     fn every_code_has_one_name_and_an_error_status() {
@@ -437,6 +434,22 @@ mod tests {
         for code in Code::ALL {
             assert_eq!(Code::parse(code.as_str()), Some(*code));
             assert!(code.status().is_client_error() || code.status().is_server_error(), "{code}");
+        }
+    }
+
+    #[test]
+    fn a_refused_control_has_the_code_that_the_core_gives_it() {
+        for refused in [
+            ControlRefused::State { state: RuntimeState::Destroyed },
+            ControlRefused::TooManyIntents { given: 300, limit: 256 },
+            ControlRefused::Profile(InvalidProfile::TenantIsFixed),
+            ControlRefused::Profile(InvalidProfile::TooManyLabels { given: 65, limit: 64 }),
+            ControlRefused::Profile(InvalidProfile::UnknownPolicy),
+            ControlRefused::ChangedSince,
+        ] {
+            let problem = Problem::from(refused);
+            assert_eq!(problem.code().as_str(), refused.code(), "{refused}");
+            assert!(!problem.code().retryable(), "waiting does not help: {refused}");
         }
     }
 
