@@ -28,7 +28,7 @@ pub struct ProblemDetails {
     /// The places of the request that are wrong.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub errors: Vec<FieldError>,
-    /// Whatever else belongs to the code, for example `oldest` to `cursor_expired`.
+    /// Whatever else belongs to the code: `limit`, where one was reached; `oldest` to `cursor_expired`.
     #[serde(flatten)]
     #[cfg_attr(feature = "openapi", schema(ignore))]
     pub more: Map<String, Value>,

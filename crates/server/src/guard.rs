@@ -108,12 +108,15 @@ impl Guard {
 
     fn check(&self, parts: &Parts) -> Result<Origin, Problem> {
         if uri_bytes(&parts.uri) > URI_BYTES {
-            return Err(Problem::new(Code::UriTooLong).detail(format!("at most {URI_BYTES} bytes are taken")));
+            return Err(Problem::new(Code::UriTooLong)
+                .detail(format!("at most {URI_BYTES} bytes are taken"))
+                .limit(URI_BYTES as u64));
         }
         let bytes: usize = parts.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
         if parts.headers.len() > HEADERS || bytes > HEADER_BYTES {
             return Err(Problem::new(Code::HeadersTooLarge)
-                .detail(format!("at most {HEADERS} headers with {HEADER_BYTES} bytes in all are taken")));
+                .detail(format!("at most {HEADERS} headers with {HEADER_BYTES} bytes in all are taken"))
+                .limit(if parts.headers.len() > HEADERS { HEADERS } else { HEADER_BYTES } as u64));
         }
         let host = self.host(parts)?;
         self.origin(parts, &host)

@@ -94,6 +94,7 @@ pub(crate) fn body_problem(error: &(dyn std::error::Error + 'static), limit: usi
 fn too_large(limit: usize) -> Problem {
     Problem::new(Code::PayloadTooLarge)
         .detail(format!("at most {limit} bytes are taken; put large content into a blob"))
+        .limit(limit as u64)
 }
 
 /// Reads a type out of JSON, by the letter.
@@ -135,8 +136,20 @@ struct Scan {
 impl Scan {
     /// Ends the scan. The parser's own error is only the vehicle.
     fn refuse<E: de::Error>(&self, code: Code, detail: &str) -> E {
-        let pointer = shape::pointer(self.path.borrow().iter());
-        *self.fault.borrow_mut() = Some(Problem::at(code, pointer, detail));
+        self.end(self.problem(code, detail))
+    }
+
+    /// Ends the scan where there is too much.
+    fn beyond<E: de::Error>(&self, code: Code, limit: usize, detail: &str) -> E {
+        self.end(self.problem(code, detail).limit(limit as u64))
+    }
+
+    fn problem(&self, code: Code, detail: &str) -> Problem {
+        Problem::at(code, shape::pointer(self.path.borrow().iter()), detail)
+    }
+
+    fn end<E: de::Error>(&self, problem: Problem) -> E {
+        *self.fault.borrow_mut() = Some(problem);
         E::custom("refused")
     }
 
@@ -159,15 +172,16 @@ struct Node<'s> {
 impl Node<'_> {
     fn deeper<E: de::Error>(self) -> Result<Self, E> {
         match self.depth {
-            DEPTH => Err(self.scan.refuse(Code::JsonTooDeep, &format!("at most {DEPTH} levels are taken"))),
+            DEPTH => Err(self.scan.beyond(Code::JsonTooDeep, DEPTH, &format!("at most {DEPTH} levels are taken"))),
             depth => Ok(Node { depth: depth + 1, ..self }),
         }
     }
 
     fn string<E: de::Error>(self, text: &str) -> Result<(), E> {
         if text.len() > STRING_BYTES {
-            return Err(self.scan.refuse(
+            return Err(self.scan.beyond(
                 Code::SchemaViolation,
+                STRING_BYTES,
                 &format!("a string has at most {STRING_BYTES} bytes; put large content into a blob"),
             ));
         }
@@ -221,9 +235,8 @@ impl<'de> Visitor<'de> for Node<'_> {
         let mut read = Vec::new();
         while let Some(item) = self.scan.within(read.len().to_string(), || items.next_element_seed(inner)).transpose() {
             if read.len() == ARRAY_ITEMS {
-                return Err(self
-                    .scan
-                    .refuse(Code::SchemaViolation, &format!("an array has at most {ARRAY_ITEMS} items")));
+                let detail = format!("an array has at most {ARRAY_ITEMS} items");
+                return Err(self.scan.beyond(Code::SchemaViolation, ARRAY_ITEMS, &detail));
             }
             read.push(item?);
         }
@@ -242,9 +255,8 @@ impl<'de> Visitor<'de> for Node<'_> {
                 Ok((entries.next_value_seed(inner)?, read.len()))
             })?;
             if taken == OBJECT_KEYS {
-                return Err(self
-                    .scan
-                    .refuse(Code::SchemaViolation, &format!("an object has at most {OBJECT_KEYS} keys")));
+                let detail = format!("an object has at most {OBJECT_KEYS} keys");
+                return Err(self.scan.beyond(Code::SchemaViolation, OBJECT_KEYS, &detail));
             }
             read.insert(key, value);
         }

@@ -204,6 +204,11 @@ impl Problem {
         self
     }
 
+    /// Names the limit that was reached, as the member `limit`.
+    pub(crate) fn limit(self, limit: impl Into<u64>) -> Problem {
+        self.with("limit", limit.into())
+    }
+
     /// A problem at a place of the body; the detail names the place too.
     pub(crate) fn at(code: Code, pointer: String, detail: &str) -> Problem {
         let place = if pointer.is_empty() { String::new() } else { format!("{pointer}: ") };
@@ -381,6 +386,12 @@ impl From<RejectReason> for Problem {
     fn from(reason: RejectReason) -> Problem {
         let code = Code::parse(reason.code()).unwrap_or(Code::SchemaViolation);
         let problem = Problem::new(code).detail(reason.to_string());
+        let problem = match reason {
+            RejectReason::QueueFull { limit, .. }
+            | RejectReason::PayloadTooLarge { limit, .. }
+            | RejectReason::PayloadTooDeep { limit, .. } => problem.limit(limit),
+            _ => problem,
+        };
         let problem = match reason.field() {
             "" => problem,
             field => problem.pointer(format!("/{}", field.trim_start_matches("header.").replace('.', "/"))),
@@ -392,16 +403,21 @@ impl From<RejectReason> for Problem {
 impl From<OpsLifecycleError> for Problem {
     fn from(error: OpsLifecycleError) -> Problem {
         use OpsLifecycleError as E;
-        let code = match error {
-            E::NotFound { .. } => Code::NotFound,
-            E::MaxConcurrentExceeded { .. } => Code::QuotaExceeded,
-            E::GateClosed => Code::SessionStateConflict,
-            E::TooLarge { .. } => Code::PayloadTooLarge,
-            E::RunClosed => Code::RunClosed,
-            _ => Code::OperationConflict,
+        let (code, limit) = match error {
+            E::NotFound { .. } => (Code::NotFound, None),
+            E::MaxConcurrentExceeded { limit, .. } => (Code::QuotaExceeded, Some(limit)),
+            E::GateClosed => (Code::SessionStateConflict, None),
+            E::TooLarge { limit, .. } => (Code::PayloadTooLarge, Some(limit)),
+            E::RunClosed => (Code::RunClosed, None),
+            _ => (Code::OperationConflict, None),
         };
         let text = error.to_string();
-        Problem::new(code).detail(text.split_once(": ").map_or(text.clone(), |(_, detail)| detail.to_owned()))
+        let problem = Problem::new(code);
+        let problem = problem.detail(text.split_once(": ").map_or(text.clone(), |(_, detail)| detail.to_owned()));
+        match limit {
+            Some(limit) => problem.limit(limit),
+            None => problem,
+        }
     }
 }
 

@@ -389,9 +389,12 @@ fn content(text: String, given: Vec<Block>) -> Result<(String, Option<Vec<Conten
     }
 }
 
+/// The most blocks of one input.
+const BLOCKS: usize = 1_000;
+
 fn blocks(given: Vec<Block>) -> Result<Vec<ContentBlock>, Problem> {
-    if given.len() > 1_000 {
-        return Err(Problem::at(Code::SchemaViolation, "/blocks".into(), "at most 1000 blocks are taken"));
+    if given.len() > BLOCKS {
+        return Err(check::too_many("/blocks", BLOCKS, "blocks are taken"));
     }
     given.into_iter().enumerate().map(|(at, block)| self::block(at, block)).collect()
 }

@@ -11,11 +11,13 @@ pub(super) fn length(pointer: &str, text: &str, least: usize, most: usize) -> Re
     if (least..=most).contains(&long) {
         return Ok(());
     }
-    Err(Problem::at(
-        Code::SchemaViolation,
-        pointer.to_owned(),
-        &format!("{least} to {most} characters are taken, this has {long}"),
-    ))
+    let detail = format!("{least} to {most} characters are taken, this has {long}");
+    Err(Problem::at(Code::SchemaViolation, pointer.to_owned(), &detail).limit(most as u64))
+}
+
+/// A list that is longer than it may be.
+pub(super) fn too_many(pointer: &str, most: usize, what: &str) -> Problem {
+    Problem::at(Code::SchemaViolation, pointer.to_owned(), &format!("at most {most} {what}")).limit(most as u64)
 }
 
 /// A name: 1 to [`NAME`] characters, none of them a control character, because names stand in lines of their own.

@@ -175,7 +175,8 @@ impl WaitQuery {
             None => Ok(PATIENCE),
             Some(limit) if limit <= WAIT => Ok(limit),
             Some(_) => {
-                Err(Problem::new(Code::SchemaViolation).detail("0 to 120 seconds are taken").parameter("timeout"))
+                let detail = "0 to 120 seconds are taken";
+                Err(Problem::new(Code::SchemaViolation).detail(detail).parameter("timeout").limit(WAIT.as_secs()))
             }
         }
     }

@@ -80,20 +80,23 @@ pub(crate) struct Named<T>(T);
 pub(crate) struct PageQuery {
     /// At most so many items; large ones make a page shorter.
     #[param(minimum = 1, maximum = 500, default = 100)]
-    limit: Option<u32>,
+    pub(crate) limit: Option<u32>,
     /// Where the page begins: the `next_cursor` of the one before.
-    cursor: Option<String>,
+    pub(crate) cursor: Option<String>,
 }
 
 /// The items of a page, if its caller does not say how many.
 const PAGE: u32 = 100;
 
 /// How many items a page may have.
-fn page_limit(limit: Option<u32>) -> Result<u32, Problem> {
+pub(crate) fn page_limit(limit: Option<u32>) -> Result<u32, Problem> {
     let most = crate::limits::PAGE;
     match limit.unwrap_or(PAGE) {
         limit if (1..=most).contains(&limit) => Ok(limit),
-        _ => Err(Problem::new(Code::SchemaViolation).detail(format!("1 to {most} is taken")).parameter("limit")),
+        _ => {
+            let detail = format!("1 to {most} is taken");
+            Err(Problem::new(Code::SchemaViolation).detail(detail).parameter("limit").limit(most))
+        }
     }
 }
 

@@ -41,7 +41,8 @@ impl Places {
         let count = taken.entry(account.clone()).or_default();
         if *count >= self.limit {
             let detail = format!("{} {} are open already, which is the limit; end one first", self.limit, self.what);
-            return Err(Problem::new(Code::TooManyStreams).detail(detail).retry_after(Duration::from_secs(1)));
+            let full = Problem::new(Code::TooManyStreams).detail(detail).limit(self.limit);
+            return Err(full.retry_after(Duration::from_secs(1)));
         }
         *count += 1;
         drop(taken);

@@ -66,7 +66,7 @@ impl Quota {
         let (count, limit, what) = which(usage);
         if *count >= limit {
             let detail = format!("{limit} {what} in this tenant, which is its limit; end or delete some first");
-            return Some(Err(Problem::new(Code::QuotaExceeded).detail(detail).retry_after(LATER)));
+            return Some(Err(Problem::new(Code::QuotaExceeded).detail(detail).limit(limit).retry_after(LATER)));
         }
         *count += 1;
         Some(Ok(()))

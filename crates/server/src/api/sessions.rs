@@ -167,8 +167,7 @@ fn known_agent(state: &AppState, agent: &str, pointer: &str) -> Result<(), Probl
 
 fn labels(labels: BTreeMap<String, String>) -> Result<BTreeMap<String, String>, Problem> {
     if labels.len() > Profile::MAX_LABELS {
-        let detail = format!("at most {} labels are kept", Profile::MAX_LABELS);
-        return Err(Problem::at(Code::SchemaViolation, "/labels".into(), &detail));
+        return Err(check::too_many("/labels", Profile::MAX_LABELS, "labels are kept"));
     }
     for (name, value) in &labels {
         let plain = !name.is_empty()
@@ -187,8 +186,7 @@ fn labels(labels: BTreeMap<String, String>) -> Result<BTreeMap<String, String>, 
 fn intents(mut intents: Vec<String>) -> Result<Vec<String>, Problem> {
     let most = Limits::default().silent_intents as usize;
     if intents.len() > most {
-        let detail = format!("at most {most} are taken, repetitions among them");
-        return Err(Problem::at(Code::SchemaViolation, "/silent_intents".into(), &detail));
+        return Err(check::too_many("/silent_intents", most, "are taken, repetitions among them"));
     }
     for (at, intent) in intents.iter().enumerate() {
         check::length(&format!("/silent_intents/{at}"), intent, 1, INTENT)?;
