@@ -72,7 +72,7 @@ impl Guard {
         let route = response.extensions().get::<RouteName>().map_or("none", |route| route.0);
         let status = response.status().as_u16();
         let took = started.elapsed();
-        self.state.metrics().request(&method, route, status, took);
+        self.metrics().request(&method, route, status, took);
         span.in_scope(|| {
             tracing::debug!(route, status, took_us = took.as_micros() as u64, "answered");
         });

@@ -19,6 +19,7 @@ pub mod openapi;
 #[cfg(feature = "otlp")]
 mod otlp;
 mod outlet;
+mod page;
 pub mod problem;
 mod routes;
 mod serve;

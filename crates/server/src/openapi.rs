@@ -17,9 +17,9 @@ use std::sync::OnceLock;
 use utoipa::{
     Modify, OpenApi,
     openapi::{
-        self, Content, RefOr, Required, ResponseBuilder, Schema,
+        self, Content, Header, HeaderBuilder, RefOr, Required, ResponseBuilder, Schema,
         extensions::ExtensionsBuilder,
-        path::{Operation, PathItem},
+        path::{Operation, Parameter, PathItem},
         schema::{SchemaType, Type},
         security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme},
     },
@@ -237,6 +237,14 @@ fn complete(operation: &mut Operation, route: &Route) {
                 }
             }
         }
+    }
+    let in_pages = |of: &RefOr<Parameter>| matches!(of, RefOr::T(of) if of.name == "limit");
+    if operation.parameters.iter().flatten().any(in_pages)
+        && let Some(RefOr::T(page)) = operation.responses.responses.get_mut("200")
+    {
+        let link = HeaderBuilder::from(Header::default())
+            .description(Some("Where there is a next page: `<?…>; rel=\"next\"`, relative to this one (RFC 8288)."));
+        page.headers.insert("Link".to_owned(), RefOr::T(link.build()));
     }
     for (status, description, applies) in problems {
         let known = operation.responses.responses.contains_key(status);

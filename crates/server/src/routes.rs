@@ -6,6 +6,7 @@
 use crate::{
     auth::{Principal, Scope, authenticate},
     guard::{ClientIp, RouteName},
+    page::Next as NextPage,
     problem::{Code, Problem},
     state::AppState,
 };
@@ -86,6 +87,7 @@ impl Routes {
 
 /// The check in front of every handler: who is it, may he, is it too often?
 async fn admit(State((path, scope)): State<(&'static str, Scope)>, mut request: Request, next: Next) -> Response {
+    let asked = request.uri().clone();
     let mut response = match principal(request.headers(), request.extensions(), scope).await {
         Ok(None) => next.run(request).await,
         Ok(Some(principal)) => {
@@ -94,6 +96,7 @@ async fn admit(State((path, scope)): State<(&'static str, Scope)>, mut request: 
         }
         Err(problem) => problem.into_response(),
     };
+    NextPage::link(&mut response, asked.query());
     response.extensions_mut().insert(RouteName(path));
     response
 }

@@ -5,6 +5,7 @@ use crate::{
     auth::Principal,
     json::StrictQuery,
     limits::WAIT,
+    page::Listed,
     problem::{Code, Problem},
     state::AppState,
 };
@@ -59,7 +60,7 @@ pub(crate) async fn list(
     principal: Principal,
     Named(session): Named<String>,
     StrictQuery(query): StrictQuery<InputsQuery>,
-) -> Result<Json<Page<InputView>>, Problem> {
+) -> Result<Listed<Page<InputView>>, Problem> {
     let limit = page_limit(query.limit)?;
     let session = reach::reach(&state, &principal, &session).await?;
     let phase = query.state.map(|phase| format!("{phase:?}")).unwrap_or_default();
@@ -98,7 +99,7 @@ pub(crate) async fn list(
         items.push(view);
     }
     let next_cursor = items.last().filter(|_| more).map(|view| of.cursor(view.id.as_uuid().as_bytes()));
-    Ok(Json(Page { items, next_cursor }))
+    Ok(Listed(Page { items, next_cursor }))
 }
 
 /// List dead letters
@@ -112,7 +113,7 @@ pub(crate) async fn dead_letters(
     State(state): State<AppState>,
     principal: Principal,
     StrictQuery(query): StrictQuery<PageQuery>,
-) -> Result<Json<Page<InputView>>, Problem> {
+) -> Result<Listed<Page<InputView>>, Problem> {
     let limit = page_limit(query.limit)?;
     let prefix = principal.prefix.as_deref().unwrap_or_default();
     let of = List::of("/v1/dead-letters", &[principal.tenant.as_str(), prefix]);
@@ -136,7 +137,7 @@ pub(crate) async fn dead_letters(
         looked_at = Some(place);
     }
     let next_cursor = looked_at.filter(|_| more).map(|place| of.cursor(&place.concat()));
-    Ok(Json(Page { items, next_cursor }))
+    Ok(Listed(Page { items, next_cursor }))
 }
 
 /// Look at an input

@@ -4,10 +4,11 @@ use super::{Named, page_limit, reach};
 use crate::{
     auth::Principal,
     json::StrictQuery,
+    page::Listed,
     problem::{Code, Problem},
     state::AppState,
 };
-use axum::{Json, extract::State};
+use axum::extract::State;
 use serde::Deserialize;
 use std::sync::Arc;
 use windlass_api::{Event, JournalPage};
@@ -43,7 +44,7 @@ pub(crate) async fn list(
     principal: Principal,
     Named(session): Named<String>,
     StrictQuery(query): StrictQuery<JournalQuery>,
-) -> Result<Json<JournalPage>, Problem> {
+) -> Result<Listed<JournalPage>, Problem> {
     let limit = page_limit(query.limit)?;
     let after = position("/after", query.after.unwrap_or(0))?;
     let session = reach::reach(&state, &principal, &session).await?;
@@ -52,7 +53,7 @@ pub(crate) async fn list(
     let next_after = entries.last().filter(|last| last.seq < head).map(|last| last.seq.0);
     let items = entries.iter().map(|entry| Event::of(session.id(), entry)).collect::<Result<_, _>>();
     let items = items.map_err(Problem::internal)?;
-    Ok(Json(JournalPage { items, next_after }))
+    Ok(Listed(JournalPage { items, next_after }))
 }
 
 /// Entries that are read at once.

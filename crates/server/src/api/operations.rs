@@ -4,6 +4,7 @@ use super::{Named, PageQuery, check, cursor::List, inputs::WaitQuery, page_limit
 use crate::{
     auth::Principal,
     json::{StrictJson, StrictQuery},
+    page::Listed,
     problem::{Code, Problem},
     state::AppState,
 };
@@ -40,7 +41,7 @@ pub(crate) async fn list(
     principal: Principal,
     Named(session): Named<String>,
     StrictQuery(query): StrictQuery<PageQuery>,
-) -> Result<Json<Page<OperationView>>, Problem> {
+) -> Result<Listed<Page<OperationView>>, Problem> {
     let mut room = Room::page(page_limit(query.limit)?);
     let session = reach::reach(&state, &principal, &session).await?;
     let of = List::of("/v1/sessions/{session}/operations", &[&session.id().to_string()]);
@@ -52,7 +53,7 @@ pub(crate) async fn list(
     let items: Vec<OperationView> = views.take_while(|view| room.takes(json_bytes(view))).collect();
     let more = items.len() < operations.len();
     let next_cursor = items.last().filter(|_| more).map(|last| of.cursor(last.id.as_uuid().as_bytes()));
-    Ok(Json(Page { items, next_cursor }))
+    Ok(Listed(Page { items, next_cursor }))
 }
 
 /// Register background work

@@ -12,6 +12,7 @@ use crate::{
     auth::Principal,
     json::{self, StrictJson, StrictQuery},
     limits::JSON_BYTES,
+    page::Listed,
     problem::{Code, Problem},
     state::AppState,
 };
@@ -128,7 +129,7 @@ pub(crate) async fn list(
     State(state): State<AppState>,
     principal: Principal,
     StrictQuery(query): StrictQuery<PageQuery>,
-) -> Result<Json<Page<PolicyView>>, Problem> {
+) -> Result<Listed<Page<PolicyView>>, Problem> {
     let limit = page_limit(query.limit)? as usize;
     let of = List::of("/v1/policies", &[principal.tenant.as_str()]);
     let after = query.cursor.as_deref().map(|cursor| of.position(cursor)).transpose()?.unwrap_or_default();
@@ -137,7 +138,7 @@ pub(crate) async fn list(
     let more = found.len() == limit;
     let next_cursor = found.last().filter(|_| more).map(|(name, ..)| of.cursor(name.as_bytes()));
     let items = found.into_iter().map(|(name, version, found)| shown(name, version, &found, false)).collect();
-    Ok(Json(Page { items, next_cursor }))
+    Ok(Listed(Page { items, next_cursor }))
 }
 
 fn shown(name: String, version: u64, found: &Version, whole: bool) -> PolicyView {

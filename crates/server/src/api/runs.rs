@@ -6,6 +6,7 @@ use super::{Named, PageQuery, cursor::List, journal::Piece, page_limit, reach};
 use crate::{
     auth::Principal,
     json::StrictQuery,
+    page::Listed,
     problem::{Code, Problem},
     state::AppState,
 };
@@ -28,7 +29,7 @@ pub(crate) async fn list(
     principal: Principal,
     Named(session): Named<String>,
     StrictQuery(query): StrictQuery<PageQuery>,
-) -> Result<Json<Page<Attempt>>, Problem> {
+) -> Result<Listed<Page<Attempt>>, Problem> {
     let mut room = Room::page(page_limit(query.limit)?);
     let session = reach::reach(&state, &principal, &session).await?.id();
     let of = List::of("/v1/sessions/{session}/runs", &[&session.to_string()]);
@@ -47,7 +48,7 @@ pub(crate) async fn list(
             fold.add(entry);
             for attempt in fold.over.drain(..) {
                 if !room.takes(json_bytes(&attempt)) {
-                    return Ok(Json(Page { items, next_cursor: Some(of.at([0, attempt.seq - 1])) }));
+                    return Ok(Listed(Page { items, next_cursor: Some(of.at([0, attempt.seq - 1])) }));
                 }
                 items.push(attempt);
             }
@@ -61,7 +62,7 @@ pub(crate) async fn list(
             None
         }
     };
-    Ok(Json(Page { items, next_cursor }))
+    Ok(Listed(Page { items, next_cursor }))
 }
 
 /// Folds entries into attempts.

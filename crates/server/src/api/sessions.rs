@@ -9,6 +9,7 @@ use super::{
 use crate::{
     auth::{Principal, Scope},
     json::{StrictJson, StrictQuery},
+    page::Listed,
     problem::{Code, Problem},
     shape,
     state::AppState,
@@ -240,7 +241,7 @@ pub(crate) async fn list(
     State(state): State<AppState>,
     principal: Principal,
     StrictQuery(query): StrictQuery<SessionQuery>,
-) -> Result<Json<Page<SessionView>>, Problem> {
+) -> Result<Listed<Page<SessionView>>, Problem> {
     let limit = page_limit(query.limit)?;
     if query.label.len() > LABELS {
         let detail = format!("at most {LABELS} labels are asked for at once");
@@ -282,7 +283,7 @@ pub(crate) async fn list(
             break after.map(|id| of.cursor(id.as_uuid().as_bytes()));
         }
     };
-    Ok(Json(Page { items, next_cursor }))
+    Ok(Listed(Page { items, next_cursor }))
 }
 
 /// Look at a session

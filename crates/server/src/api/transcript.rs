@@ -3,8 +3,8 @@
 //! Folded from the boundaries of its runs, a bounded piece of the journal per request.
 
 use super::{Named, PageQuery, cursor::List, journal::Piece, page_limit, reach};
-use crate::{auth::Principal, json::StrictQuery, problem::Problem, state::AppState};
-use axum::{Json, extract::State};
+use crate::{auth::Principal, json::StrictQuery, page::Listed, problem::Problem, state::AppState};
+use axum::extract::State;
 use serde_json::{Map, Value};
 use windlass_api::{Message, Page};
 use windlass_core::{Entry, JsonText, Record, RunEnd, RunId, Seq, Terminal};
@@ -23,7 +23,7 @@ pub(crate) async fn list(
     principal: Principal,
     Named(session): Named<String>,
     StrictQuery(query): StrictQuery<PageQuery>,
-) -> Result<Json<Page<Message>>, Problem> {
+) -> Result<Listed<Page<Message>>, Problem> {
     let mut room = Room::page(page_limit(query.limit)?);
     let session = reach::reach(&state, &principal, &session).await?.id();
     let of = List::of("/v1/sessions/{session}/transcript", &[&session.to_string()]);
@@ -37,14 +37,14 @@ pub(crate) async fn list(
             let shown = if before == after { shown } else { 0 };
             for (place, message) in (0..).zip(messages(entry)).skip(shown as usize) {
                 if !room.takes(json_bytes(&message)) {
-                    return Ok(Json(Page { items, next_cursor: Some(of.at([before, place])) }));
+                    return Ok(Listed(Page { items, next_cursor: Some(of.at([before, place])) }));
                 }
                 items.push(message);
             }
         }
     }
     let next_cursor = (!piece.is_over).then(|| of.at([piece.after.0, 0]));
-    Ok(Json(Page { items, next_cursor }))
+    Ok(Listed(Page { items, next_cursor }))
 }
 
 /// The messages that an entry adds to the conversation.

@@ -6,8 +6,9 @@ use super::{
     token::{NewToken, TokenId, TokenRow},
 };
 use crate::{
+    api::{PageQuery, page_limit},
     json::{StrictJson, StrictQuery},
-    limits::PAGE,
+    page::Listed,
     problem::{Code, Problem},
     routes::Routes,
     state::AppState,
@@ -19,7 +20,6 @@ use axum::{
 };
 use http::{Method, StatusCode, header};
 use secrecy::ExposeSecret;
-use serde::Deserialize;
 use std::time::Duration;
 use windlass_api::{CreateToken, CreatedToken, Page, TokenView};
 use windlass_runtime::{Clock, SystemClock};
@@ -101,26 +101,12 @@ fn new_token(caller: &Principal, wanted: CreateToken, first: bool) -> Result<New
     Ok(NewToken { name: wanted.name, tenant, scopes, prefix: wanted.session_prefix, expires_at })
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ListTokens {
-    limit: Option<u32>,
-    cursor: Option<String>,
-}
-
 async fn list(
     State(state): State<AppState>,
     caller: Principal,
-    StrictQuery(query): StrictQuery<ListTokens>,
-) -> Result<Json<Page<TokenView>>, Problem> {
-    let limit = match query.limit {
-        None => 100,
-        Some(limit @ 1..=PAGE) => limit,
-        Some(_) => {
-            let detail = format!("1 to {PAGE} are wanted");
-            return Err(Problem::new(Code::SchemaViolation).detail(detail).parameter("limit"));
-        }
-    } as usize;
+    StrictQuery(query): StrictQuery<PageQuery>,
+) -> Result<Listed<Page<TokenView>>, Problem> {
+    let limit = page_limit(query.limit)? as usize;
     let after = match &query.cursor {
         None => None,
         Some(text) => Some(TokenId::parse(text).ok_or_else(|| Problem::new(Code::InvalidCursor).parameter("cursor"))?),
@@ -130,7 +116,7 @@ async fn list(
     let more = rows.len() > limit;
     rows.truncate(limit);
     let next_cursor = rows.last().filter(|_| more).map(|row| row.id.to_string());
-    Ok(Json(Page { items: rows.into_iter().map(TokenView::from).collect(), next_cursor }))
+    Ok(Listed(Page { items: rows.into_iter().map(TokenView::from).collect(), next_cursor }))
 }
 
 async fn revoke(

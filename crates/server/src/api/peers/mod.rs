@@ -12,6 +12,7 @@ use super::{
 use crate::{
     auth::Principal,
     json::{StrictJson, StrictQuery},
+    page::Listed,
     problem::{Code, Problem},
     state::AppState,
 };
@@ -41,7 +42,7 @@ pub(crate) async fn list(
     principal: Principal,
     Named(session): Named<String>,
     StrictQuery(query): StrictQuery<PageQuery>,
-) -> Result<Json<PeerPage>, Problem> {
+) -> Result<Listed<PeerPage>, Problem> {
     let limit = page_limit(query.limit)?;
     let session = reach::reach(&state, &principal, &session).await?.id();
     let of = List::of("/v1/sessions/{session}/peers", &[&session.to_string()]);
@@ -57,7 +58,7 @@ pub(crate) async fn list(
         reachable: row.status.gate == Gate::Open,
     });
     let servers = state.api().remotes.names(&principal.tenant);
-    Ok(Json(PeerPage { items: items.collect(), next_cursor, servers }))
+    Ok(Listed(PeerPage { items: items.collect(), next_cursor, servers }))
 }
 
 /// Write to a peer
