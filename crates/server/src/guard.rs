@@ -8,6 +8,7 @@ use crate::{
     limits::{HEADER_BYTES, HEADERS, Paced, URI_BYTES},
     problem::{Code, Problem},
     state::AppState,
+    telemetry::Metrics,
     trace,
 };
 use axum::{Router, body::Body, extract::Request, response::Response};
@@ -53,6 +54,11 @@ impl Guard {
         }
         hosts.extend(server.allowed_hosts.iter().map(|host| host.to_ascii_lowercase()));
         Guard { hosts: hosts.into(), state, router }
+    }
+
+    /// Where is counted what comes to the guard, and what does not get as far.
+    pub(crate) fn metrics(&self) -> &Metrics {
+        self.state.metrics()
     }
 
     /// Answers one request, whatever it is.
@@ -188,7 +194,7 @@ impl Guard {
 }
 
 /// What a page may send, and read.
-const EXPOSED: &str = "ETag, Location, Preference-Applied, Retry-After, Traceresponse, X-Request-Id";
+const EXPOSED: &str = "ETag, Link, Location, Preference-Applied, Retry-After, Traceresponse, X-Request-Id";
 const TAKEN: &str = "Authorization, Content-Digest, Content-Type, Idempotency-Key, If-Match, If-None-Match, Last-Event-ID, \
                      Prefer, Traceparent, X-Request-Id";
 

@@ -77,6 +77,7 @@ impl Door {
             let Some(place) = Counts::take(&counts, peer, limits.connections, own) else {
                 // Closing at once costs the least, and tells the client enough.
                 tracing::debug!("a connection too many was closed");
+                self.guard.metrics().connection_refused();
                 continue;
             };
             let connection = Connection {

@@ -43,6 +43,7 @@ pub struct Metrics {
     sweeps: Counter<u64>,
     swept_blobs: Counter<u64>,
     refused_envelopes: Counter<u64>,
+    refused_connections: Counter<u64>,
 }
 
 /// From a fast commit to a run of minutes, in seconds.
@@ -111,6 +112,10 @@ impl Metrics {
             sweeps: count("windlass_blob_sweeps", "Searches for blobs that nothing names, by how they ended"),
             swept_blobs: count("windlass_blobs_swept", "Blobs forgotten because nothing named them"),
             refused_envelopes: count("windlass_envelopes_refused", "Envelopes of peers that were refused, by code"),
+            refused_connections: count(
+                "windlass_connections_refused",
+                "Connections closed at once, for there were too many",
+            ),
             registry,
             _provider: provider,
         };
@@ -120,7 +125,14 @@ impl Metrics {
 
     /// What is not there cannot be watched: from the start everything is shown whose labels are known beforehand.
     fn show_all(&self) {
-        for count in [&self.events_encoded, &self.commit_entries, &self.dead_letters, &self.swept_blobs] {
+        let counts = [
+            &self.events_encoded,
+            &self.commit_entries,
+            &self.dead_letters,
+            &self.swept_blobs,
+            &self.refused_connections,
+        ];
+        for count in counts {
             count.add(0, &[]);
         }
         for level in [&self.open_inputs, &self.sessions, &self.unattended, &self.waiters, &self.streams] {
@@ -168,6 +180,11 @@ impl Metrics {
     /// An envelope of a peer was refused with this code.
     pub fn envelope_refused(&self, code: &'static str) {
         self.refused_envelopes.add(1, &[KeyValue::new("code", code)]);
+    }
+
+    /// A connection too many was closed.
+    pub(crate) fn connection_refused(&self) {
+        self.refused_connections.add(1, &[]);
     }
 
     /// Blobs that nothing names were looked for, and so many forgotten; none: it failed.

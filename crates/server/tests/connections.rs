@@ -138,6 +138,17 @@ async fn at_most_four(server: &TestServer) {
         held.push(stream);
     }
     assert_eq!(rest(&mut connect(server).await).await, "", "the fifth is closed at once");
+    held[0].write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+    let mut metrics = Vec::new();
+    let counted = async {
+        while !String::from_utf8_lossy(&metrics)
+            .lines()
+            .any(|line| line.starts_with("windlass_connections_refused_total{") && line.ends_with("} 1"))
+        {
+            assert_ne!(held[0].read_buf(&mut metrics).await.unwrap(), 0, "it stays open");
+        }
+    };
+    timeout(LONG, counted).await.expect("it is counted");
     let mut fourth = held.pop().unwrap();
     fourth.write_all(b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await.unwrap();
     assert!(rest(&mut fourth).await.contains("HTTP/1.1 200"), "those that are there go on");

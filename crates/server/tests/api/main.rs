@@ -3,8 +3,12 @@
 mod blobs;
 mod events;
 mod inputs;
+mod limits;
+mod metrics;
+
 mod openapi;
 mod others;
+mod pages;
 mod sessions;
 
 use http::Method;
