@@ -2,6 +2,7 @@
 
 mod blobs;
 mod events;
+mod explain;
 mod inputs;
 mod limits;
 mod metrics;
