@@ -104,7 +104,7 @@ impl Expected {
         };
         let mut found = None;
         for value in given {
-            for digest in value.to_str().map_err(|_| wrong())?.split(',') {
+            for digest in members(value.to_str().map_err(|_| wrong())?) {
                 let (name, value) = digest.trim().split_once('=').ok_or_else(wrong)?;
                 if name == "sha-256" {
                     let value = value.split(';').next().unwrap_or_default().trim_end();
@@ -132,6 +132,17 @@ impl Expected {
         let detail = "nothing was kept: the bytes that came do not have the digest of Content-Digest; send them again";
         Err(Problem::new(Code::BlobHashMismatch).detail(detail))
     }
+}
+
+/// The members of a structured dictionary (RFC 9651): what is quoted in a parameter separates nothing.
+fn members(dictionary: &str) -> impl Iterator<Item = &str> {
+    let (mut quoted, mut escaped) = (false, false);
+    dictionary.split(move |letter| {
+        let separates = letter == ',' && !quoted;
+        quoted ^= letter == '"' && !escaped;
+        escaped = letter == '\\' && quoted && !escaped;
+        separates
+    })
 }
 
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("content-digest");

@@ -98,7 +98,11 @@ async fn bytes_that_are_not_what_their_sender_says_are_not_kept() {
     assert_eq!(large.code(), "blob_hash_mismatch", "{large:?}");
     // The file goes on a thread of its own; no other has a name.
     until("nothing is left", async || files(&rig).is_empty()).await;
-    for right in [&[format!("sha-256=:{hello}:")][..], &["crc32c=:AAAA:".into(), format!("sha-256=:{hello}:;of=me")]] {
+    for right in [
+        &[format!("sha-256=:{hello}:")][..],
+        &["crc32c=:AAAA:".into(), format!("sha-256=:{hello}:;of=me")],
+        &[format!("sha-256=:{other}:, crc32c=:AAAA:;of=\"a, \\\", sha-256=:{other}:\" , sha-256=:{hello}:;of=\"b,c\"")],
+    ] {
         let right: Vec<&str> = right.iter().map(String::as_str).collect();
         let kept = upload(&right, b"hello".to_vec()).await;
         assert_eq!((kept.status, &kept.body["bytes"]), (201, &json!(5)), "{right:?}: {kept:?}");
