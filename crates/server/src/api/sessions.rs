@@ -290,7 +290,7 @@ pub(crate) async fn list(
 #[utoipa::path(
     get, path = "/v1/sessions/{session}", operation_id = "get_session", tag = "sessions",
     params(("session" = windlass_api::schema::SessionName, Path, description = "Its id or name.")),
-    responses((status = 200, description = "The session.", body = SessionView, headers(("ETag" = String, description = "Names what it is told about itself: labels, intents, policy and the like, not what it does."))))
+    responses((status = 200, description = "The session.", body = SessionView, headers(("ETag" = String, description = "Names what it is told about itself: labels, intents, policy and the like; made for `If-Match`. State, counts and moments change without it, so `If-None-Match` is not heeded: the answer is always whole."))))
 )]
 pub(crate) async fn get(
     State(state): State<AppState>,

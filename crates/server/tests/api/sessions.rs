@@ -179,6 +179,12 @@ async fn a_change_that_is_meant_for_what_was_read_comes_too_late_or_is_made() {
     let read = rig.get("/v1/sessions/s").await.header("etag").to_owned();
     rig.say("s", "hello").await;
     assert_eq!(rig.get("/v1/sessions/s").await.header("etag"), read, "what it does changes nothing of what it is told");
+    let whole = Answer::to(rig.request(Method::GET, "/v1/sessions/s").header("if-none-match", &read)).await;
+    assert_eq!(
+        (whole.status, whole.header("cache-control")),
+        (200, "no-store"),
+        "it has done something since: {whole:?}"
+    );
     let change = async |tags: &str, labels: &str| {
         let request = rig.request(Method::PATCH, "/v1/sessions/s").header("if-match", tags);
         Answer::to(request.json(&json!({"labels": {"is": labels}}))).await
