@@ -6,13 +6,14 @@ use crate::{Client, ClientError};
 use bytes::Bytes;
 use reqwest::{
     Method, RequestBuilder, Response, StatusCode, Url,
-    header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER},
+    header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER},
 };
 use secrecy::ExposeSecret as _;
 use serde::{Serialize, de::DeserializeOwned};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use windlass_api::ProblemDetails;
+use windlass_core::BlobId;
 
 /// An answer larger than this is not read: the largest thing the server sends is a blob of 64 MiB.
 const ANSWER_BYTES: usize = 80 << 20;
@@ -82,14 +83,13 @@ impl<'c> Call<'c> {
 
     /// Sends it, again if that is safe and may help, and reads the answer as JSON.
     pub(crate) async fn read<T: DeserializeOwned>(self) -> Result<T, ClientError> {
-        let (_, body) = self.whole().await?;
-        self.decode(&body)
+        self.read_with_head().await.map(|(_, _, read)| read)
     }
 
-    /// The same, with the status.
-    pub(crate) async fn read_with_status<T: DeserializeOwned>(self) -> Result<(StatusCode, T), ClientError> {
-        let (status, body) = self.whole().await?;
-        Ok((status, self.decode(&body)?))
+    /// The same, with status and headers.
+    pub(crate) async fn read_with_head<T: DeserializeOwned>(self) -> Result<(StatusCode, HeaderMap, T), ClientError> {
+        let (status, headers, body) = self.whole().await?;
+        Ok((status, headers, self.decode(&body)?))
     }
 
     /// The same, and nobody needs the answer's body.
@@ -99,21 +99,32 @@ impl<'c> Call<'c> {
 
     /// The same, and the answer's body as it is.
     pub(crate) async fn raw(self) -> Result<Bytes, ClientError> {
-        self.whole().await.map(|(_, body)| body)
+        self.whole().await.map(|(_, _, body)| body)
+    }
+
+    /// The same, and the body is the blob of this address.
+    pub(crate) async fn blob(self, blob: &str) -> Result<Bytes, ClientError> {
+        let (_, _, body) = self.whole().await?;
+        if BlobId::of(&body).as_str() != blob {
+            return Err(
+                self.not_windlass(None, &format_args!("the {} bytes that came are not blob {blob}", body.len()))
+            );
+        }
+        Ok(body)
     }
 
     fn decode<T: DeserializeOwned>(&self, body: &[u8]) -> Result<T, ClientError> {
         serde_json::from_slice(body).map_err(|error| self.not_windlass(None, &error))
     }
 
-    async fn whole(&self) -> Result<(StatusCode, Bytes), ClientError> {
+    async fn whole(&self) -> Result<(StatusCode, HeaderMap, Bytes), ClientError> {
         let begun = Instant::now();
         let mut pause = FIRST_PAUSE;
         loop {
             let attempt = async {
-                let response = self.attempt().await?;
-                let status = response.status();
-                Ok((status, self.body(response).await?))
+                let mut response = self.attempt().await?;
+                let (status, headers) = (response.status(), std::mem::take(response.headers_mut()));
+                Ok((status, headers, self.body(response).await?))
             };
             let error = match tokio::time::timeout(self.patience, attempt).await {
                 Ok(Ok(answer)) => return Ok(answer),

@@ -30,7 +30,7 @@ mod send;
 
 pub use error::ClientError;
 pub use events::{Event, EventStream, Follow};
-pub use routes::{InputFilter, Paging, SessionFilter};
+pub use routes::{InputFilter, Paging, SessionFilter, Tag};
 pub use secrecy::{ExposeSecret, SecretString};
 pub use send::{Answer, SendInput};
 /// What the server and its clients say to each other.

@@ -9,7 +9,7 @@ mod server;
 mod sessions;
 
 pub use inputs::InputFilter;
-pub use sessions::SessionFilter;
+pub use sessions::{SessionFilter, Tag};
 
 use crate::http::Call;
 

@@ -2,8 +2,10 @@
 
 use super::Paging;
 use crate::{Client, ClientError, http::Call};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use reqwest::Method;
+use sha2::{Digest as _, Sha256};
 use windlass_api::{
     CreateToken, CreatedToken, ExplainPolicy, Page, PolicyExplained, PolicyReplayed, PolicySaved, PolicyView,
     ReplayPolicy, StoredBlob, TokenView,
@@ -52,20 +54,23 @@ impl Client {
         Call::new(self, Method::POST, &["v1", "policies", name, "replay"]).json(span)?.read().await
     }
 
-    /// Keeps bytes; at most 64 MiB. The same bytes have the same address.
+    /// Keeps bytes; at most 64 MiB. The same bytes have the same address. Nothing is kept but what was sent.
     ///
     /// # Errors
-    /// `payload_too_large`.
+    /// `payload_too_large`; `blob_hash_mismatch` if the bytes were damaged on the way.
     pub async fn put_blob(&self, bytes: impl Into<Bytes>) -> Result<StoredBlob, ClientError> {
-        Call::new(self, Method::POST, &["v1", "blobs"]).bytes("application/octet-stream", bytes.into()).read().await
+        let bytes = bytes.into();
+        let digest = format!("sha-256=:{}:", STANDARD.encode(Sha256::digest(&bytes)));
+        let call = Call::new(self, Method::POST, &["v1", "blobs"]).header("content-digest", &digest);
+        call.bytes("application/octet-stream", bytes).read().await
     }
 
-    /// The bytes of a blob, verified by the server.
+    /// The bytes of a blob, verified here as well as by the server.
     ///
     /// # Errors
-    /// `not_found`; `blob_corrupt` if they are not what was written.
+    /// `not_found`; `blob_corrupt` if they are not what was written; [`ClientError::NotWindlass`] if others came.
     pub async fn blob(&self, blob: &str) -> Result<Bytes, ClientError> {
-        Call::new(self, Method::GET, &["v1", "blobs", blob]).header("accept", "*/*").raw().await
+        Call::new(self, Method::GET, &["v1", "blobs", blob]).header("accept", "*/*").blob(blob).await
     }
 
     /// Whether a blob is there.

@@ -2,7 +2,7 @@
 
 use super::Paging;
 use crate::{Client, ClientError, http::Call};
-use reqwest::{Method, StatusCode};
+use reqwest::{Method, StatusCode, header::ETAG};
 use windlass_api::{CreateSession, Page, SessionView, UpdateSession};
 
 /// Which sessions to list. Everything that is said must hold.
@@ -18,6 +18,19 @@ pub struct SessionFilter {
     pub state: Option<String>,
 }
 
+/// Names what a session was told about itself when it was read. What it does does not change it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tag(String);
+
+impl Tag {
+    async fn of(call: Call<'_>) -> Result<(SessionView, Tag), ClientError> {
+        let (_, headers, view) = call.read_with_head().await?;
+        // Without one nothing matches, and nothing is overwritten.
+        let tag = headers.get(ETAG).and_then(|tag| tag.to_str().ok()).unwrap_or("\"\"");
+        Ok((view, Tag(tag.to_owned())))
+    }
+}
+
 impl Client {
     /// Creates a session; says whether it is new. Asked again with the same settings it answers the same session.
     ///
@@ -25,7 +38,7 @@ impl Client {
     /// `settings_conflict` if it exists with other settings.
     pub async fn create_session(&self, session: &CreateSession) -> Result<(SessionView, bool), ClientError> {
         let call = Call::new(self, Method::POST, &["v1", "sessions"]).json(session)?;
-        let (status, view) = call.read_with_status().await?;
+        let (status, _, view) = call.read_with_head().await?;
         Ok((view, status == StatusCode::CREATED))
     }
 
@@ -57,6 +70,28 @@ impl Client {
     /// `not_found`.
     pub async fn update_session(&self, session: &str, update: &UpdateSession) -> Result<SessionView, ClientError> {
         Call::new(self, Method::PATCH, &["v1", "sessions", session]).json(update)?.read().await
+    }
+
+    /// A session, by id or name, and the tag of what it is told about itself.
+    ///
+    /// # Errors
+    /// `not_found`.
+    pub async fn session_with_tag(&self, session: &str) -> Result<(SessionView, Tag), ClientError> {
+        Tag::of(Call::new(self, Method::GET, &["v1", "sessions", session])).await
+    }
+
+    /// Changes what a session is told about itself, if that is still what had this tag. Answers the tag of what it is now.
+    ///
+    /// # Errors
+    /// `precondition_failed` if it was changed since: read it again. `not_found`.
+    pub async fn update_session_if(
+        &self,
+        session: &str,
+        tag: &Tag,
+        update: &UpdateSession,
+    ) -> Result<(SessionView, Tag), ClientError> {
+        let call = Call::new(self, Method::PATCH, &["v1", "sessions", session]).header("if-match", &tag.0);
+        Tag::of(call.json(update)?).await
     }
 
     /// Removes a destroyed session and all that was written of it.

@@ -4,7 +4,7 @@ use crate::script::{Act, header, json, play, problem, with_headers};
 use std::time::{Duration, Instant};
 use windlass_client::{
     Client, ClientError, Paging, SendInput, SessionFilter,
-    api::{Interrupt, Verb},
+    api::{Interrupt, UpdateSession, Verb},
 };
 
 const SESSION: &str = r#"{"id":"0190b8a0-1111-7222-8333-444455556666","labels":{},"state":"idle","gate":"open",
@@ -150,4 +150,37 @@ async fn a_token_is_sent_and_never_shown() {
     let request = requests.await.expect("a request").remove(0);
     assert_eq!(header(&request, "authorization"), Some("Bearer wl_secret"));
     assert!(request.starts_with("GET /v1/sessions?state=open&label=team%3Aa%26b HTTP/1.1"), "{request}");
+}
+
+#[tokio::test]
+async fn a_change_may_be_meant_for_what_was_read_only() {
+    let tagged = |tag: &str| with_headers(200, &format!("etag: {tag}\r\n"), SESSION);
+    let acts = vec![tagged("\"one\""), tagged("\"two\""), problem(412, "precondition_failed", false)];
+    let (url, requests) = play(acts).await;
+    let client = client(&url);
+    let (_, read) = client.session_with_tag("demo").await.expect("a session");
+    let update = UpdateSession { keep_alive: Some(true), ..UpdateSession::default() };
+    let (_, changed) = client.update_session_if("demo", &read, &update).await.expect("a session");
+    let late = client.update_session_if("demo", &read, &update).await.expect_err("it was changed");
+    assert_eq!((late.code(), late.exit_code()), ("precondition_failed", 5));
+    assert_ne!(changed, read);
+    let requests = requests.await.expect("three requests");
+    let tags: Vec<_> = requests.iter().map(|request| header(request, "if-match")).collect();
+    assert_eq!(tags, [None, Some("\"one\""), Some("\"one\"")]);
+    assert!(requests[1].ends_with(r#"{"keep_alive":true}"#), "{requests:?}");
+}
+
+#[tokio::test]
+async fn bytes_are_kept_and_taken_only_as_they_were_sent() {
+    let stored = r#"{"blob":"ea8f163db38682925e4491c5e58d4bb3506ef8c14eb78a86e908c5624a67200f","bytes":5}"#;
+    let (url, requests) = play(vec![json(201, stored), json(200, "hello"), json(200, "hullo")]).await;
+    let client = client(&url);
+    let blob = client.put_blob("hello").await.expect("an address").blob;
+    assert_eq!(client.blob(blob.as_str()).await.expect("the bytes"), "hello");
+    let others = client.blob(blob.as_str()).await.expect_err("other bytes");
+    assert_eq!((others.code(), others.exit_code()), ("not_windlass", 8), "{others:?}");
+    let requests = requests.await.expect("three requests");
+    // By sha256sum.
+    let digest = "sha-256=:LPJNul+wow4m6DsqxbninhsWHlwfp0JecwQzYpOLmCQ=:";
+    assert_eq!(header(&requests[0], "content-digest"), Some(digest));
 }
