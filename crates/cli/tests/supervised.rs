@@ -5,10 +5,10 @@ mod common;
 use common::{Said, Served, journal_of_has, run, wait_until, windlass};
 use std::{
     io::{BufRead, BufReader, Read, Write},
-    net::TcpStream,
-    os::unix::net::UnixDatagram,
+    net::{TcpListener, TcpStream},
+    os::{fd::OwnedFd, unix::net::UnixDatagram},
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -25,7 +25,10 @@ fn with_grace(dir: &Path, seconds: &str) -> Command {
 
 /// A request, on a connection of its own.
 fn asked(server: &Served, path: &str) -> TcpStream {
-    let address = server.url.strip_prefix("http://").expect("a plain address");
+    asked_at(server.url.strip_prefix("http://").expect("a plain address"), path)
+}
+
+fn asked_at(address: &str, path: &str) -> TcpStream {
     let mut stream = TcpStream::connect(address).expect("it listens");
     let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).expect("it listens");
@@ -223,4 +226,48 @@ fn a_server_whose_store_is_lost_ends_for_its_supervisor_and_says_so() {
     drop(other);
     let server = Served::start(dir.path());
     assert!(server.run(&["inputs", "demo", "--json"]).out.contains("kept"));
+}
+
+/// The command of a server that is given this socket as systemd gives it: as descriptor 3, and so many are said to be there.
+fn given(dir: &Path, listener: &TcpListener, sockets: u32) -> Command {
+    let plain = windlass(dir);
+    let mut command = Command::new("sh");
+    command.args(["-c", &format!("LISTEN_PID=$$ LISTEN_FDS={sockets} exec \"$0\" \"$@\" 3<&0 4<&0 0</dev/null")]);
+    command.arg(plain.get_program()).args(["serve", "--listen", "127.0.0.1:1"]);
+    for (name, value) in plain.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    let socket = OwnedFd::from(listener.try_clone().expect("the same socket"));
+    command.stdin(socket).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+#[test]
+fn a_socket_that_is_passed_is_listened_on_and_keeps_who_comes_while_no_server_is_there() {
+    let dir = folder();
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address").to_string();
+    let server = Served::by(dir.path(), &mut given(dir.path(), &listener, 1));
+    assert_eq!(server.url, format!("http://{address}"));
+    assert!(rest(asked(&server, "/livez")).starts_with("HTTP/1.1 200"));
+    assert_eq!(server.terminated(), Some(0));
+    let early = asked_at(&address, "/livez");
+    let next = Served::by(dir.path(), &mut given(dir.path(), &listener, 1));
+    assert!(rest(early).starts_with("HTTP/1.1 200"), "it waited for the next one");
+    assert_eq!(next.terminated(), Some(0));
+}
+
+#[test]
+fn a_socket_that_is_passed_is_no_way_around_what_is_asked_of_an_address() {
+    let dir = folder();
+    let (loopback, everywhere) =
+        (TcpListener::bind("127.0.0.1:0").expect("a port"), TcpListener::bind("0.0.0.0:0").expect("a port"));
+    for (listener, sockets, error) in [(&everywhere, 1, "unsafe_listen"), (&loopback, 2, "socket_unusable")] {
+        let refused = Said::of(given(dir.path(), listener, sockets).output().expect("the binary runs"));
+        assert_eq!(refused.code, Some(78), "{refused:?}");
+        assert!(refused.err.contains(error), "{refused:?}");
+    }
 }

@@ -11,6 +11,7 @@ pub mod config;
 mod guard;
 mod handover;
 mod health;
+mod inherited;
 pub mod json;
 pub mod limits;
 mod listener;

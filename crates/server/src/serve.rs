@@ -12,6 +12,7 @@ use crate::{
     config::Config,
     guard::Guard,
     health::{self, Health},
+    inherited,
     limits::Rates,
     listener::Door,
     problem::{Code, Problem},
@@ -66,6 +67,11 @@ pub enum ServeError {
         /// Why.
         error: Arc<io::Error>,
     },
+    /// The socket that the supervisor has passed cannot be used.
+    #[error(
+        "socket_unusable: what the supervisor passed cannot be listened on: {0}; pass one TCP socket (ListenStream=)"
+    )]
+    Inherited(Arc<io::Error>),
     /// The certificate cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -126,6 +132,7 @@ impl ServeError {
         match self {
             ServeError::Exposed { .. }
             | ServeError::Listen { .. }
+            | ServeError::Inherited(_)
             | ServeError::Tls(_)
             | ServeError::JwtKeys(_)
             | ServeError::Agents(_)
@@ -497,7 +504,12 @@ pub async fn serve(mut config: Config, ready: impl FnOnce(SocketAddr)) -> Result
     }
     let (file, blob_folder) = places(&config)?;
     // Before the store is touched: whoever listens there already may be writing it, and what cannot be served needs none.
-    let listener = listen(config.server.listen).await?;
+    let listener = match inherited::listener().map_err(|error| ServeError::Inherited(Arc::new(error)))? {
+        Some(listener) => listener,
+        None => listen(config.server.listen).await?,
+    };
+    // What may be served, and under which names, goes by where it really listens.
+    config.server.listen = listener.local_addr().map_err(|error| ServeError::Inherited(Arc::new(error)))?;
     Tls::of(&config.server)?;
     refuse_exposure(&config, !file.exists() && Jwt::of(&config.auth)?.is_none())?;
     config.store.path = Some(file.clone());
