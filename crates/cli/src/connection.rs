@@ -8,7 +8,8 @@ use crate::{
     place::{Place, by_flag},
     settings::{ConfigFile, Profile},
 };
-use std::{convert::Infallible, ffi::OsStr, path::PathBuf};
+use clap::builder::{OsStringValueParser, TypedValueParser as _};
+use std::{ffi::OsStr, path::PathBuf};
 use windlass_client::{Client, DEFAULT_URL, SecretString};
 
 /// Which server.
@@ -21,7 +22,9 @@ pub(crate) struct Connection {
     #[arg(long, env = "WINDLASS_PROFILE", value_name = "NAME", help_heading = "Server")]
     profile: Option<String>,
     /// A file that holds the token [default: WINDLASS_TOKEN, or the profile's]
-    #[arg(long, env = "WINDLASS_TOKEN_FILE", value_name = "FILE", value_parser = file, help_heading = "Server")]
+    // clap's own reader of paths refuses a variable that is empty.
+    #[arg(long, env = "WINDLASS_TOKEN_FILE", value_name = "FILE", help_heading = "Server",
+          value_parser = OsStringValueParser::new().map(PathBuf::from))]
     token_file: Option<PathBuf>,
     #[command(flatten)]
     config: ConfigFile,
@@ -111,11 +114,6 @@ impl Connection {
             _ => Ok(None),
         }
     }
-}
-
-/// A path, or nothing: clap's own reader refuses a variable that is empty.
-fn file(text: &str) -> Result<PathBuf, Infallible> {
-    Ok(text.into())
 }
 
 fn read_token(file: &std::path::Path) -> Result<SecretString, Failure> {
