@@ -38,7 +38,7 @@ pub trait Observer: Send + Sync + 'static {
     }
 
     /// So many more sessions have no executor because theirs cannot be made, or fewer.
-    fn unattended(&self, delta: i64) {
+    fn sessions_without_executor(&self, delta: i64) {
         let _ = delta;
     }
 
@@ -83,7 +83,7 @@ impl Counted {
     fn tell(&self, delta: i64) {
         match &self.0 {
             Some((observer, What::Session)) => observer.sessions_open(delta),
-            Some((observer, What::Unattended)) => observer.unattended(delta),
+            Some((observer, What::Unattended)) => observer.sessions_without_executor(delta),
             Some((observer, What::Waiter)) => observer.waiters(delta),
             None => {}
         }

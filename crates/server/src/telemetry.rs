@@ -32,7 +32,7 @@ pub struct Metrics {
     attempts: Histogram<u64>,
     run_time: Histogram<f64>,
     sessions: UpDownCounter<i64>,
-    unattended: UpDownCounter<i64>,
+    without_executor: UpDownCounter<i64>,
     waiters: UpDownCounter<i64>,
     streams: UpDownCounter<i64>,
     events_encoded: Counter<u64>,
@@ -95,7 +95,7 @@ impl Metrics {
             attempts: size("windlass_run_attempt", "Which attempt of its work a start was"),
             run_time: time("windlass_run_duration", "From the start of an attempt to its end"),
             sessions: level("windlass_open_sessions", "Sessions in memory"),
-            unattended: level(
+            without_executor: level(
                 "windlass_sessions_without_executor",
                 "Sessions whose agent cannot be made: open ones, and those in which something waits",
             ),
@@ -135,7 +135,7 @@ impl Metrics {
         for count in counts {
             count.add(0, &[]);
         }
-        for level in [&self.open_inputs, &self.sessions, &self.unattended, &self.waiters, &self.streams] {
+        for level in [&self.open_inputs, &self.sessions, &self.without_executor, &self.waiters, &self.streams] {
             level.add(0, &[]);
         }
         for how in ["completed", "failed", "cancelled", "released"] {
@@ -235,8 +235,8 @@ impl Observer for Metrics {
         self.sessions.add(delta, &[]);
     }
 
-    fn unattended(&self, delta: i64) {
-        self.unattended.add(delta, &[]);
+    fn sessions_without_executor(&self, delta: i64) {
+        self.without_executor.add(delta, &[]);
     }
 
     fn waiters(&self, delta: i64) {
