@@ -56,7 +56,7 @@ pub enum Cause {
     NoExecutor,
     /// Whoever makes the session's executor could not; he is asked again. Only the process that owns the session knows.
     ExecutorUnavailable {
-        /// Why, beginning with a code.
+        /// Why, in the words of whoever could not.
         why: Arc<str>,
     },
     /// A run is on.

@@ -497,7 +497,10 @@ fn event(name: &str, data: &impl Serialize) -> String {
 fn line(data: &impl Serialize) -> String {
     let text =
         serde_json::to_string(data).unwrap_or_else(|error| format!("{{\"unreadable\":{:?}}}", error.to_string()));
-    one_line(&text).into_owned()
+    match one_line(&text) {
+        Cow::Borrowed(_) => text,
+        Cow::Owned(line) => line,
+    }
 }
 
 /// What executors commit passes through as they wrote it, line breaks and all, but not here.
